@@ -1,0 +1,1 @@
+"""Algorithms as folds over blocks, and the engine that runs them."""

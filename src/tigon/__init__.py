@@ -1,0 +1,3 @@
+"""Tigon: integration of single-cell atlases that do not fit in memory."""
+
+__version__ = "0.1.0"
