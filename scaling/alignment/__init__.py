@@ -1,0 +1,1 @@
+"""Bringing the loadings of several datasets onto one scale."""

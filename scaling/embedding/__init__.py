@@ -1,0 +1,1 @@
+"""Neighbours, clusters, pictures and the scores that judge them."""

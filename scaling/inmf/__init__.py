@@ -1,0 +1,1 @@
+"""Online integrative non-negative matrix factorisation."""

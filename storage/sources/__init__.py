@@ -1,0 +1,1 @@
+"""Where counts come from: file formats read as streams of blocks."""
