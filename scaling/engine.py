@@ -1,0 +1,91 @@
+"""The one verb of execution: an ordered, windowed map of pure functions.
+
+Results come in task order, at most ``window`` tasks are in flight, and no
+result is handed over twice; so whoever folds the results gets the same bytes
+for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class ThreadEngine:
+    """Runs tasks on threads of one process.
+
+    Parameters
+    ----------
+    n_threads
+        Threads that compute. Tasks must release the GIL to gain from them.
+
+    Notes
+    -----
+    Leaving the context cancels what has not started and waits for what has.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon")
+        # Reading ahead must not queue behind computing, and may feed it.
+        self._readers = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-read")
+
+    def ordered_map(
+        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int | None = None
+    ) -> Iterator[Result]:
+        """Yield ``fn(task)`` in task order, keeping at most ``window`` in flight.
+
+        Parameters
+        ----------
+        fn
+            A pure function of its task.
+        tasks
+            Taken one by one as the window allows.
+        window
+            At most this many tasks in flight; twice the threads by default.
+        """
+        return _ordered(self._pool, fn, tasks, window or 2 * self.n_threads)
+
+    def read_ahead(
+        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2
+    ) -> Iterator[Result]:
+        """As :meth:`ordered_map`, for reads whose results feed other tasks."""
+        return _ordered(self._readers, fn, tasks, window)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ordered(
+    pool: ThreadPoolExecutor,
+    fn: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    window: int,
+) -> Iterator[Result]:
+    flying: deque[Future[Result]] = deque()
+    source = iter(tasks)
+    try:
+        for task in source:
+            flying.append(pool.submit(fn, task))
+            if len(flying) >= window:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        for future in flying:
+            future.cancel()

@@ -1,0 +1,154 @@
+"""Writing a pack: cells are scattered to buckets on disk, then each bucket is sorted.
+
+Every cell knows its place in the pack beforehand, so the result does not
+depend on the order or the sizes in which cells arrive, nor on the number of
+buckets. Memory: write buffers, then one bucket at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.pack import CELL, Pack
+
+_ARRIVAL = np.dtype([("place", "<i8"), ("n_nonzeros", "<i8"), ("cell", CELL)])
+_PARTS = ("arrivals", "genes", "counts")
+
+
+@dataclass(frozen=True, slots=True)
+class PackRows:
+    """Cells on their way into a pack.
+
+    Attributes
+    ----------
+    places
+        Where each cell belongs in the pack, int64, shape (n,).
+    cells
+        Their records (``tigon.storage.pack.CELL``), shape (n,).
+    indptr, genes, counts
+        CSR over the selected genes, in the pack's dtypes.
+    """
+
+    places: NDArray[np.int64]
+    cells: NDArray[np.void]
+    indptr: NDArray[np.int64]
+    genes: NDArray[np.unsignedinteger]
+    counts: NDArray[np.unsignedinteger | np.floating]
+
+
+def take_rows(
+    indptr: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Entries of the given CSR rows, in that order, and the indptr of the result."""
+    lengths = np.diff(indptr)[rows]
+    taken = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    offsets = np.repeat(indptr[rows] - taken[:-1], lengths)
+    return np.arange(taken[-1]) + offsets, taken
+
+
+class PackWriter:
+    """Writes one pack; use as ``writer.add(rows)`` for all cells, then ``writer.finish()``.
+
+    Parameters
+    ----------
+    folder
+        Created; must not exist.
+    n_cells, n_genes
+        Shape of the pack; ``places`` must fill 0 to n_cells exactly once.
+    genes, counts
+        dtypes of the two entry files.
+    n_buckets
+        Files scattered to; one bucket must fit in memory about three times.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, int],
+        dtypes: tuple[np.dtype, np.dtype],
+        n_buckets: int,
+    ) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._n_cells, self._n_genes = shape
+        self._genes, self._counts = dtypes
+        self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
+        self._n_buckets = -(-self._n_cells // self._bucket_cells)
+        self._files = [
+            [(folder / f"{part}.{b}").open("wb") for part in _PARTS]
+            for b in range(self._n_buckets)
+        ]
+
+    def add(self, rows: PackRows) -> None:
+        """Scatter some cells to their buckets."""
+        bucket = rows.places // self._bucket_cells
+        order = np.argsort(bucket, kind="stable")
+        edges = np.searchsorted(bucket[order], np.arange(self._n_buckets + 1))
+        for b in np.unique(bucket).tolist():
+            self._append(self._files[b], rows, order[edges[b] : edges[b + 1]])
+
+    def _append(self, files: list[BinaryIO], rows: PackRows, chosen: NDArray[np.int64]) -> None:
+        entries, indptr = take_rows(rows.indptr, chosen)
+        arrivals = np.empty(len(chosen), _ARRIVAL)
+        arrivals["place"] = rows.places[chosen]
+        arrivals["n_nonzeros"] = np.diff(indptr)
+        arrivals["cell"] = rows.cells[chosen]
+        files[0].write(arrivals.tobytes())
+        files[1].write(rows.genes[entries].astype(self._genes).tobytes())
+        files[2].write(rows.counts[entries].astype(self._counts).tobytes())
+
+    def finish(self) -> Pack:
+        """Sort every bucket, join them, and publish the pack."""
+        self.close()
+        n_nonzeros = 0
+        names = ("cells.bin", "indptr.bin", "genes.bin", "counts.bin")
+        outputs = [(self._folder / name).open("wb") for name in names]
+        try:
+            np.zeros(1, "<i8").tofile(outputs[1])
+            for b in range(self._n_buckets):
+                n_nonzeros += self._sort_bucket(b, n_nonzeros, outputs)
+        finally:
+            for file in outputs:
+                file.close()
+        described = {
+            "n_cells": self._n_cells,
+            "n_genes": self._n_genes,
+            "n_nonzeros": n_nonzeros,
+            "genes": self._genes.str,
+            "counts": self._counts.str,
+        }
+        (self._folder / "pack.json").write_text(json.dumps(described))
+        return Pack(self._folder)
+
+    def _sort_bucket(self, b: int, offset: int, outputs: list[BinaryIO]) -> int:
+        arrivals = np.fromfile(self._part("arrivals", b), _ARRIVAL)
+        order = np.argsort(arrivals["place"], kind="stable")
+        expected = np.arange(len(order)) + b * self._bucket_cells
+        assert np.array_equal(arrivals["place"][order], expected), "a cell is missing or doubled"
+        arrived = np.concatenate([np.zeros(1, np.int64), np.cumsum(arrivals["n_nonzeros"])])
+        entries, indptr = take_rows(arrived, order)
+        arrivals["cell"][order].tofile(outputs[0])
+        (indptr[1:] + offset).astype("<i8").tofile(outputs[1])
+        for part, dtype, file in (
+            ("genes", self._genes, outputs[2]),
+            ("counts", self._counts, outputs[3]),
+        ):
+            np.fromfile(self._part(part, b), dtype)[entries].tofile(file)
+        for part in _PARTS:
+            self._part(part, b).unlink()
+        return int(indptr[-1])
+
+    def _part(self, part: str, b: int) -> Path:
+        return self._folder / f"{part}.{b}"
+
+    def close(self) -> None:
+        """Close the bucket files."""
+        for files in self._files:
+            for file in files:
+                file.close()

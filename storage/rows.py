@@ -1,0 +1,67 @@
+"""A file of equally long float32 rows, one a cell, written in any order.
+
+Loadings are solved in the pack's shuffled order but belong to the atlas's
+order; this is where they land in between, without being held in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.errors import InputError
+
+
+class RowFile:
+    """Rows of ``width`` float32 numbers on disk.
+
+    Parameters
+    ----------
+    path
+        File to create; all rows are zero until written.
+    shape
+        (n_rows, width).
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        self.path = path
+        self.shape = shape
+        self._row_bytes = shape[1] * self.dtype.itemsize
+        with path.open("wb") as file:
+            file.truncate(shape[0] * self._row_bytes)
+
+    def write_at(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+        """Write ``rows`` (len(positions), width) at distinct ``positions``, in any order."""
+        order = np.argsort(positions, kind="stable")
+        positions, rows = positions[order], np.ascontiguousarray(rows[order], np.float32)
+        starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+        stops = np.append(starts[1:], len(positions))
+        with self.path.open("r+b", buffering=0) as file:
+            number = file.fileno()
+            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+                os.pwrite(number, rows[start:stop].data, int(positions[start]) * self._row_bytes)
+
+    def write(self, start: int, rows: NDArray[np.float32]) -> None:
+        """Write consecutive rows from ``start`` on."""
+        self.write_at(np.arange(start, start + len(rows)), rows)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``start`` to ``stop``, shape (stop - start, width)."""
+        width = self.shape[1]
+        flat = np.fromfile(
+            self.path,
+            self.dtype,
+            count=(stop - start) * width,
+            offset=start * self._row_bytes,
+        )
+        if len(flat) != (stop - start) * width:
+            raise InputError(
+                f"rows {start} to {stop} cannot be read from {self.path}: it holds "
+                f"{self.shape[0]}; the file was cut short, run again"
+            )
+        return flat.reshape(-1, width)
