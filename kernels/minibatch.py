@@ -100,6 +100,16 @@ class TileStatistics:
     n_cells: int
     n_unfinished: int
 
+    def __add__(self, other: TileStatistics) -> TileStatistics:
+        """Statistics of both tiles together; exact up to the order of sums."""
+        return TileStatistics(
+            self.A + other.A,
+            self.B + other.B,
+            self.loss + other.loss,
+            self.n_cells + other.n_cells,
+            self.n_unfinished + other.n_unfinished,
+        )
+
 
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _products(rows, indptr, genes, counts, weights, scaled, R):  # type: ignore[no-untyped-def]

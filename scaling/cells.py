@@ -1,0 +1,95 @@
+"""Choosing cells without rewriting the atlas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tigon.kernels.moments import CellSums
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellFilter:
+    """Limits that a cell must meet to take part.
+
+    Parameters
+    ----------
+    min_genes
+        Fewest detected genes.
+    min_counts
+        Smallest total count.
+    max_mito
+        Largest share of counts in mitochondrial genes, 0 to 1.
+    """
+
+    min_genes: int = 0
+    min_counts: float = 0
+    max_mito: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.min_genes < 0 or self.min_counts < 0:
+            low = min(self.min_genes, self.min_counts)
+            raise InputError(f"a cell filter is negative ({low}): the least is 0; use 0 for none")
+        if not 0 <= self.max_mito <= 1:
+            raise InputError(
+                f"--max-mito is {self.max_mito}: it is a share between 0 and 1; "
+                "for five percent use 0.05"
+            )
+
+    def passes(self, cells: CellSums) -> NDArray[np.bool_]:
+        """Which cells of a block meet the limits, shape (n,)."""
+        return (
+            (cells.n_genes >= self.min_genes)
+            & (cells.totals >= self.min_counts)
+            & (cells.marked <= self.max_mito * cells.totals)
+        )
+
+
+def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]:
+    """Cells for which an expression over the columns of ``obs`` is true.
+
+    Parameters
+    ----------
+    obs
+        Cell annotations.
+    expression
+        As for ``pandas.DataFrame.query``; None selects all.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_cells,)
+
+    Raises
+    ------
+    InputError
+        The expression cannot be read, is not true-or-false, or selects nothing.
+    """
+    if expression is None:
+        return np.ones(len(obs), bool)
+    try:
+        chosen = np.asarray(obs.eval(expression, engine="python"))
+    except Exception as error:  # pandas raises many types here
+        columns = ", ".join(map(str, obs.columns))
+        raise InputError(
+            f"--cells {expression!r} cannot be evaluated ({error}): it is an expression over the "
+            f"columns of obs ({columns}); for instance --cells \"label == 'B cell'\""
+        ) from error
+    if chosen.shape != (len(obs),) or chosen.dtype != bool:
+        raise InputError(
+            f"--cells {expression!r} is not true or false for every cell: compare a column with "
+            "a value, for instance \"n_genes > 500\""
+        )
+    if not chosen.any():
+        raise InputError(
+            f"--cells {expression!r} selects none of {len(obs)} cells: at least one is needed; "
+            "relax the expression"
+        )
+    return chosen

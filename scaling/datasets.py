@@ -1,0 +1,180 @@
+"""Which dataset every cell belongs to, and which genes each dataset measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tigon.storage import Atlas
+
+MERGED_NAME = "merged small datasets"
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """The datasets of an atlas.
+
+    Attributes
+    ----------
+    names
+        Their names, in the order of their numbers.
+    codes
+        Dataset of each cell, int32, shape (n_cells,); -1 for a cell left out.
+    measured
+        Which genes each measures, bool, shape (n_datasets, n_genes).
+    """
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int32]
+    measured: NDArray[np.bool_]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Cells per dataset, shape (n_datasets,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+    def keep(self, kept: NDArray[np.bool_]) -> Datasets:
+        """The same datasets with cells outside ``kept`` (n_cells,) left out."""
+        return Datasets(self.names, np.where(kept, self.codes, np.int32(-1)), self.measured)
+
+
+def datasets_of(atlas: Atlas, batch_key: str | Sequence[str] | None) -> Datasets:
+    """Assign cells to datasets by columns of ``obs``, or by their source.
+
+    Parameters
+    ----------
+    atlas
+        The cells.
+    batch_key
+        A column of ``atlas.obs``, several (a list, or names joined by commas)
+        whose combinations are the datasets, or None for the source.
+
+    Raises
+    ------
+    InputError
+        A column is absent or has missing values.
+
+    Notes
+    -----
+    A dataset that pools cells of several sources measures the genes that all of
+    them measure.
+    """
+    labels = _labels(atlas.obs, batch_key or "tigon_dataset")
+    names, codes = np.unique(labels, return_inverse=True)
+    pairs = np.unique(np.stack([codes, atlas.source_codes]), axis=1)
+    measured = np.ones((len(names), atlas.n_genes), bool)
+    for dataset, source in pairs.T:
+        measured[dataset] &= atlas.measured[source]
+    return Datasets(tuple(map(str, names)), codes.astype(np.int32), measured)
+
+
+def batch_columns(batch_key: str | Sequence[str]) -> list[str]:
+    """Column names of a batch key given as ``"a,b"`` or as a list."""
+    parts = batch_key.split(",") if isinstance(batch_key, str) else list(batch_key)
+    return [part.strip() for part in parts]
+
+
+def _labels(obs: pd.DataFrame, batch_key: str | Sequence[str]) -> NDArray[np.str_]:
+    columns = [batch_key] if batch_key in obs.columns else batch_columns(batch_key)
+    parts = [_column(obs, str(name)) for name in columns]
+    labels = parts[0]
+    for part in parts[1:]:
+        labels = np.char.add(np.char.add(labels, "|"), part)
+    return labels
+
+
+def _column(obs: pd.DataFrame, name: str) -> NDArray[np.str_]:
+    if name not in obs.columns:
+        known = ", ".join(map(str, obs.columns)) or "none"
+        raise InputError(
+            f"the batch key {name!r} is not a column of obs: there are {known}; "
+            "choose one of these, or leave the batch key out to use the source files"
+        )
+    column = obs[name]
+    n_missing = int(column.isna().sum())
+    if n_missing:
+        first = column.index[column.isna()][0]
+        raise InputError(
+            f"the batch key {name!r} has {n_missing} missing values of {len(column)} "
+            f"(first at cell {first!r}): every cell needs a dataset; fill them in, or leave "
+            f"these cells out with --cells '{name} == {name}'"
+        )
+    return np.asarray(column.astype(str), dtype=np.str_)
+
+
+def resolve_small(datasets: Datasets, n_components: int, policy: str) -> Datasets:
+    """Deal with datasets of fewer cells than components.
+
+    Parameters
+    ----------
+    datasets
+        After the cell filters.
+    n_components
+        k; a dataset needs at least as many cells.
+    policy
+        "error", "drop" (leave their cells out) or "merge" (pool them into one).
+
+    Returns
+    -------
+    Datasets
+        Without empty datasets.
+
+    Raises
+    ------
+    InputError
+        Under "error", naming them; or if nothing sufficient is left.
+    """
+    sizes = datasets.sizes
+    small = np.flatnonzero((sizes > 0) & (sizes < n_components))
+    if not len(small):
+        return _compact(datasets)
+    listed = ", ".join(f"{datasets.names[d]!r} ({sizes[d]})" for d in small[:5])
+    if len(small) > 5:
+        listed += f" and {len(small) - 5} more"
+    if policy == "error":
+        raise InputError(
+            f"{len(small)} datasets have fewer cells than components: {listed}; at least "
+            f"{n_components} are needed; use --small-datasets merge or drop, or fewer components"
+        )
+    if policy == "drop":
+        return _require_cells(_compact(datasets.keep(~np.isin(datasets.codes, small))))
+    if sizes[small].sum() < n_components:
+        raise InputError(
+            f"the small datasets have {sizes[small].sum()} cells together ({listed}): fewer than "
+            f"{n_components} components; use --small-datasets drop, or fewer components"
+        )
+    return _compact(_merge(datasets, small))
+
+
+def _merge(datasets: Datasets, small: NDArray[np.int64]) -> Datasets:
+    codes = np.where(np.isin(datasets.codes, small), np.int32(len(datasets.names)), datasets.codes)
+    measured = datasets.measured[small].all(axis=0)
+    return Datasets(
+        (*datasets.names, MERGED_NAME), codes, np.vstack([datasets.measured, measured[None]])
+    )
+
+
+def _compact(datasets: Datasets) -> Datasets:
+    used = np.flatnonzero(datasets.sizes)
+    renumber = np.full(len(datasets.names) + 1, -1, np.int32)
+    renumber[used] = np.arange(len(used))
+    names = tuple(datasets.names[d] for d in used)
+    return Datasets(names, renumber[datasets.codes], datasets.measured[used])
+
+
+def _require_cells(datasets: Datasets) -> Datasets:
+    if not datasets.names:
+        raise InputError(
+            "no dataset has as many cells as there are components: none is left; "
+            "use fewer components, or --small-datasets merge"
+        )
+    return datasets

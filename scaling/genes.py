@@ -1,0 +1,130 @@
+"""Choosing variable genes: LIGER's variance test, ranked, with a union over datasets.
+
+For the depth-normalised counts x of one dataset with n cells and G genes, let
+mu and s2 be a gene's mean and variance and c the mean of 1 / total. Counts that
+were Poisson around a fixed expression would have s2 = mu * c. A gene passes
+where s2 / c exceeds the upper confidence bound of mu, and log10 s2 exceeds
+log10(mu c) by a margin.
+
+References
+----------
+Welch et al. (2019), doi:10.1016/j.cell.2019.05.006.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from tigon.scaling.datasets import Datasets
+from tigon.scaling.statistics import Statistics
+from tigon.storage.errors import InputError
+
+ALPHA = 0.99
+MARGIN = 0.1
+_FLAT = 1e-12
+"""A variance below this share of the squared mean is rounding."""
+
+
+def excess_variance(statistics: Statistics, datasets: Datasets) -> NDArray[np.float64]:
+    """log10 s2 - log10(mu c) for genes that pass the test, per dataset.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_datasets, n_genes)
+        The excess for a gene that passes; the excess minus 1000 for one that
+        varies but does not pass; -inf for one that is unmeasured or flat.
+    """
+    n = datasets.sizes[:, None].astype(np.float64)
+    mean = statistics.first / n
+    variance = (statistics.second - n * mean**2) / np.maximum(n - 1, 1)
+    varies = (variance > _FLAT * mean**2) & datasets.measured & (mean > 0)
+    c = (statistics.inverse_totals / datasets.sizes)[:, None]
+    n_measured = datasets.measured.sum(axis=1)[:, None]
+    bound = mean + ndtri(1 - ALPHA / n_measured / 2) * np.sqrt(mean * c / n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = np.log10(variance) - np.log10(mean * c)
+    passes = (variance / c > bound) & (excess > MARGIN)
+    return np.where(varies, np.where(passes, excess, excess - 1000.0), -np.inf)
+
+
+def select_genes(
+    statistics: Statistics, datasets: Datasets, n_genes: int | None
+) -> NDArray[np.int64]:
+    """Positions of the genes to factorise, ascending.
+
+    Parameters
+    ----------
+    statistics, datasets
+        From the first pass.
+    n_genes
+        How many; None for every gene detected in a kept cell.
+
+    Returns
+    -------
+    ndarray of int64
+        Genes are ranked within each dataset by excess variance, and taken by
+        their best rank over the datasets (ties by mean rank): the union of each
+        dataset's most variable genes, cut at ``n_genes``.
+
+    Raises
+    ------
+    InputError
+        No gene is detected.
+    """
+    detected = np.flatnonzero(statistics.n_nonzeros > 0)
+    if not len(detected):
+        raise InputError(
+            f"no gene has a count in the {int(statistics.kept.sum())} kept cells: "
+            "at least one is needed; relax the cell filters"
+        )
+    if n_genes is None or n_genes >= len(detected):
+        return detected
+    excess = excess_variance(statistics, datasets)
+    order = np.argsort(-excess, axis=1, kind="stable")
+    rank = np.empty(excess.shape)
+    np.put_along_axis(rank, order, np.arange(excess.shape[1], dtype=float)[None], axis=1)
+    rank[np.isneginf(excess)] = np.inf
+    best = rank.min(axis=0)
+    known = np.isfinite(rank)
+    mean = np.where(known, rank, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    chosen = np.lexsort((mean, best, statistics.n_nonzeros == 0))[:n_genes]
+    return np.sort(chosen)
+
+
+def listed_genes(gene_names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
+    """Positions of the genes that the user lists, ascending.
+
+    Raises
+    ------
+    InputError
+        Some are not in the atlas.
+    """
+    position = {str(name): i for i, name in enumerate(gene_names)}
+    absent = [name for name in wanted if name not in position]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of {len(wanted)} listed genes are not in the atlas "
+            f"({', '.join(absent[:5])}): names must match var_names; for instance "
+            f"{next(iter(position))!r}"
+        )
+    return np.unique([position[name] for name in wanted])
+
+
+def inverse_rms(
+    statistics: Statistics, datasets: Datasets, genes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """One over each gene's root mean square in each dataset.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_datasets, len(genes))
+        1 / sqrt(sum x^2 / (n - 1)); 0 where a dataset does not measure a gene or
+        never detects it.
+    """
+    divisor = np.maximum(datasets.sizes - 1, 1)[:, None]
+    rms = np.sqrt(statistics.second[:, genes] / divisor) * datasets.measured[:, genes]
+    return np.divide(1.0, rms, out=np.zeros_like(rms), where=rms > 0)

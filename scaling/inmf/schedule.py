@@ -1,0 +1,66 @@
+"""Which cells make up which step.
+
+The pack is shuffled once; an epoch visits its mini-batches in a new order and
+cut at a new offset, so that they are not the same sets every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The plan of a fit, known before any cell is read.
+
+    Attributes
+    ----------
+    n_cells
+        Cells in the pack.
+    steps_per_epoch
+        Mini-batches per epoch.
+    min_epochs, max_epochs
+        Equal unless epochs are chosen by the objective.
+    """
+
+    n_cells: int
+    steps_per_epoch: int
+    min_epochs: int
+    max_epochs: int
+
+    def epoch(self, number: int, seed: np.random.SeedSequence) -> list[tuple[int, int]]:
+        """Stretches (start, stop) of the pack, one a step, in order; together all cells."""
+        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(number,)))
+        offset = 0 if number == 0 else int(rng.integers(self._largest))
+        cuts = self._cuts(offset)
+        order = range(len(cuts)) if number == 0 else rng.permutation(len(cuts)).tolist()
+        return [cuts[i] for i in order]
+
+    @property
+    def _largest(self) -> int:
+        return -(-self.n_cells // self.steps_per_epoch)
+
+    def _cuts(self, offset: int) -> list[tuple[int, int]]:
+        n, steps = self.n_cells, self.steps_per_epoch
+        edges = [i * n // steps + offset for i in range(steps)]
+        edges = [0, *edges[1:], n] if offset == 0 else [0, *edges, n]
+        edges = sorted({min(edge, n) for edge in edges})
+        return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
+    """Steps and epochs for a pack of ``n_cells``.
+
+    A mini-batch is at most a tenth of the cells; "auto" means at least 5 epochs
+    and 200 steps.
+    """
+    size = max(1, min(config.minibatch_size, n_cells // 10))
+    steps = -(-n_cells // size)
+    if config.n_epochs != "auto":
+        return Schedule(n_cells, steps, config.n_epochs, config.n_epochs)
+    fewest = max(MIN_EPOCHS, -(-MIN_STEPS // steps))
+    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS))

@@ -1,0 +1,104 @@
+"""Loadings of every cell with the metagenes fixed, and the objective they give.
+
+A cell's H depends on that cell and the metagenes only: it starts from nothing
+but the data, at a tolerance of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.kernels.minibatch import TileStatistics, minibatch_step
+from tigon.scaling.inmf.state import Problem
+from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
+from tigon.storage.pack import Pack
+from tigon.storage.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tigon.scaling.engine import ThreadEngine
+
+SOLVE_CELLS = 8192
+"""Cells per read in the final pass."""
+
+WriteRows = Callable[[NDArray[np.int64], NDArray[np.float32]], None]
+"""Takes atlas positions (n,) and loadings (n, k)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Exact sums over all cells of the reported loadings.
+
+    Attributes
+    ----------
+    A, B
+        H_i^T H_i and H_i^T X_i, float64, shapes (d, k, k) and (d, k, m).
+    objective
+        F of the reported W, V and H.
+    n_unfinished
+        Cells whose loadings did not reach the tolerance.
+    """
+
+    A: NDArray[np.float64]
+    B: NDArray[np.float64]
+    objective: float
+    n_unfinished: int
+
+
+def solve_all(
+    pack: Pack,
+    problem: Problem,
+    W: NDArray[np.float32],
+    V: NDArray[np.float32],
+    tol: float,
+    engine: ThreadEngine,
+    write: WriteRows,
+    progress: Progress = silent,
+) -> Solution:
+    """Solve the loadings of every packed cell, handing them on as they come.
+
+    Parameters
+    ----------
+    pack, problem
+        What is factorised.
+    W, V
+        Metagenes, float32, shapes (k, m) and (d, k, m).
+    tol
+        Tolerance of the loadings.
+    engine, progress
+        Where it runs and who is told.
+    write
+        Called with atlas positions and their loadings.
+
+    Returns
+    -------
+    Solution
+        F by traces, F = sum |X|^2 - 2 tr(H^T X L^T) + tr(G A), summed in float64.
+
+    Notes
+    -----
+    One pass over the pack; holds A, B and the tiles in flight.
+    """
+    d, k, m = V.shape
+    A, B = np.zeros((d, k, k)), np.zeros((d, k, m))
+    metagenes = [metagenes_of(problem, W, V, i) for i in range(d)]
+    objective, n_unfinished, done = 0.0, 0, 0
+    cuts = [(s, min(s + SOLVE_CELLS, pack.n_cells)) for s in range(0, pack.n_cells, SOLVE_CELLS)]
+
+    def solve(tile: DatasetTile) -> tuple[DatasetTile, NDArray[np.float32], TileStatistics]:
+        return tile, *minibatch_step(tile.cells, metagenes[tile.dataset], tol)
+
+    for block in engine.read_ahead(lambda cut: pack.read(*cut), cuts):
+        for tile, H, found in engine.ordered_map(solve, cut_tiles(block)):
+            A[tile.dataset] += found.A
+            B[tile.dataset] += found.B
+            objective += found.loss
+            n_unfinished += found.n_unfinished
+            write(block.positions[tile.cells.rows], H)
+        done += len(block.datasets)
+        progress("solving loadings", done, pack.n_cells)
+    return Solution(A, B, objective, n_unfinished)

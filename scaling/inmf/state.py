@@ -1,0 +1,154 @@
+"""What online iNMF needs to go on: metagenes and sufficient statistics.
+
+Minimised, over H_i, W, V_i >= 0, with X_i scaled counts (n_i x m):
+
+    F = sum_i |X_i - H_i (W + V_i)|^2 + lambda sum_i |H_i V_i|^2.
+
+Statistics are sums over cells, so they stay commensurate between datasets:
+``A_i = H_i^T H_i`` (k x k) and ``B_i = H_i^T X_i`` (k x m). Within an epoch the
+sums of the previous one are handed over linearly as cells are seen again:
+
+    A_i = A_now + (1 - n_seen_i / n_i) A_previous,   and the same for B_i.
+
+W's normal equations are kept up to date instead of being summed anew over all
+datasets: ``T = sum_i B_i - A_i V_i`` and ``S_p = sum of A_i`` over the datasets
+that measure the genes of pattern p; so a step costs what the datasets that its
+mini-batch touches cost, however many others there are.
+
+References
+----------
+Gao et al. (2021), doi:10.1038/s41587-021-00867-x; Yang and Michailidis (2016),
+doi:10.1093/bioinformatics/btv544.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is factorised, apart from the counts.
+
+    Attributes
+    ----------
+    n_cells
+        Cells of each dataset, int64, shape (d,).
+    measured
+        Which genes each dataset measures, bool, shape (d, m).
+    scale
+        One over the root mean square of each gene, float64, shape (d, m).
+    lam
+        lambda.
+    """
+
+    n_cells: NDArray[np.int64]
+    measured: NDArray[np.bool_]
+    scale: NDArray[np.float64]
+    lam: float
+
+    @property
+    def n_datasets(self) -> int:
+        """Number of datasets d."""
+        return len(self.n_cells)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes m."""
+        return self.measured.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Online iNMF between two steps. The arrays are updated in place.
+
+    Attributes
+    ----------
+    W
+        Shared metagenes, float32, shape (k, m).
+    V
+        Dataset-specific metagenes, float32, shape (d, k, m); zero where a
+        dataset does not measure a gene.
+    A, B
+        Sums over the cells seen in this epoch, float64, shapes (d, k, k) and
+        (d, k, m).
+    A_previous, B_previous
+        The previous epoch's sums, same shapes.
+    n_seen
+        Cells seen in this epoch, int64, shape (d,).
+    patterns
+        Pattern of each gene, int64, shape (m,): genes measured by the same
+        datasets share one.
+    in_pattern
+        Which datasets measure the genes of a pattern, bool, shape (p, d).
+    S
+        Sum of A_i per pattern, float64, shape (p, k, k).
+    T
+        Sum of B_i - A_i V_i, float64, shape (k, m).
+    """
+
+    W: NDArray[np.float32]
+    V: NDArray[np.float32]
+    A: NDArray[np.float64]
+    B: NDArray[np.float64]
+    A_previous: NDArray[np.float64]
+    B_previous: NDArray[np.float64]
+    n_seen: NDArray[np.int64]
+    patterns: NDArray[np.int64]
+    in_pattern: NDArray[np.bool_]
+    S: NDArray[np.float64]
+    T: NDArray[np.float64]
+
+    def statistics_of(
+        self, dataset: int, n_cells: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A_i and B_i of a dataset with the hand-over applied."""
+        remaining = 1.0 - self.n_seen[dataset] / n_cells
+        A = self.A[dataset] + remaining * self.A_previous[dataset]
+        B = self.B[dataset] + remaining * self.B_previous[dataset]
+        return A, B
+
+
+def init_state(problem: Problem, n_components: int, seed: np.random.SeedSequence) -> State:
+    """Start: W uniform on [0, 2), V_i uniform on [0, 0.1), statistics zero.
+
+    Scaled genes have root mean square 1, so W starts at the size of the data
+    and V_i, which is a correction, an order of magnitude below.
+    """
+    d, m, k = problem.n_datasets, problem.n_genes, n_components
+    rng = np.random.default_rng(seed)
+    W = rng.random((k, m), np.float32) * np.float32(2)
+    V = rng.random((d, k, m), np.float32) * np.float32(0.1)
+    V *= problem.measured[:, None, :]
+    columns, patterns = np.unique(problem.measured, axis=1, return_inverse=True)
+    return State(
+        W=W,
+        V=V,
+        A=np.zeros((d, k, k)),
+        B=np.zeros((d, k, m)),
+        A_previous=np.zeros((d, k, k)),
+        B_previous=np.zeros((d, k, m)),
+        n_seen=np.zeros(d, np.int64),
+        patterns=patterns.ravel(),
+        in_pattern=columns.T.copy(),
+        S=np.zeros((columns.shape[1], k, k)),
+        T=np.zeros((k, m)),
+    )
+
+
+def begin_epoch(state: State) -> None:
+    """Hand this epoch's sums over as the previous ones, and start anew."""
+    np.copyto(state.A_previous, state.A)
+    np.copyto(state.B_previous, state.B)
+    state.A[:] = 0.0
+    state.B[:] = 0.0
+    state.n_seen[:] = 0
+
+
+def state_bytes(n_datasets: int, n_genes: int, n_components: int) -> int:
+    """Bytes of a state: V, B and B_previous dominate."""
+    per_dataset = n_components * (20 * n_genes + 16 * n_components)
+    return n_datasets * per_dataset + 12 * n_components * n_genes

@@ -1,0 +1,134 @@
+"""The epochs: stream the pack, solve loadings, fold, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tigon.kernels.minibatch import Metagenes, TileStatistics, minibatch_step
+from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.schedule import Schedule
+from tigon.scaling.inmf.state import Problem, State, begin_epoch
+from tigon.scaling.inmf.steps import apply_step
+from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
+from tigon.storage.pack import Pack, PackBlock
+from tigon.storage.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tigon.scaling.engine import ThreadEngine
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One entry a step, in equally long lists.
+
+    Attributes
+    ----------
+    epoch, step
+        Counted from 0.
+    n_seen
+        Cells seen so far, over all epochs.
+    loss
+        The mini-batch's share of F before it was learnt from, per cell.
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    n_seen: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+
+    def append(self, epoch: int, n_cells: int, loss: float) -> None:
+        """Add a step of ``n_cells`` whose cells had a mean loss of ``loss``."""
+        self.epoch.append(epoch)
+        self.step.append(len(self.step))
+        self.n_seen.append(n_cells + (self.n_seen[-1] if self.n_seen else 0))
+        self.loss.append(loss)
+
+
+def train(
+    pack: Pack,
+    problem: Problem,
+    state: State,
+    schedule: Schedule,
+    config: INMFConfig,
+    engine: ThreadEngine,
+    seed: np.random.SeedSequence,
+    progress: Progress = silent,
+) -> History:
+    """Run the epochs, updating ``state`` in place.
+
+    Parameters
+    ----------
+    pack, problem
+        What is factorised.
+    state
+        From :func:`tigon.scaling.inmf.state.init_state`; updated.
+    schedule, config
+        The plan and the options.
+    engine, seed, progress
+        Where it runs, the order of mini-batches, and who is told.
+
+    Returns
+    -------
+    History
+
+    Notes
+    -----
+    One pass over the pack per epoch. Holds the state, mini-batches in flight,
+    and 8 k m bytes for each tile in flight.
+    """
+    history = History()
+    before = np.inf
+    for epoch in range(schedule.max_epochs):
+        if epoch:
+            begin_epoch(state)
+        total = 0.0
+        stretches = schedule.epoch(epoch, seed)
+        blocks = engine.read_ahead(lambda cut: pack.read(*cut), stretches)
+        done = 0
+        for block in blocks:
+            loss = _learn(block, problem, state, config, engine)
+            total += loss
+            n_cells = len(block.datasets)
+            done += n_cells
+            history.append(epoch, n_cells, loss / n_cells)
+            progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=loss / n_cells)
+        settled = before - total < config.tol_objective * abs(total)
+        if epoch + 1 >= schedule.min_epochs and settled:
+            break
+        before = total
+    return history
+
+
+def _learn(
+    block: PackBlock, problem: Problem, state: State, config: INMFConfig, engine: ThreadEngine
+) -> float:
+    """One step on one mini-batch; returns its loss beforehand."""
+    metagenes = {
+        int(d): metagenes_of(problem, state.W, state.V, int(d)) for d in np.unique(block.datasets)
+    }
+    deltas = sum_tiles(cut_tiles(block), metagenes, config.tol, engine)
+    apply_step(state, problem, deltas, config.n_sweeps)
+    return sum(delta.loss for delta in deltas.values())
+
+
+def sum_tiles(
+    tiles: Iterable[DatasetTile],
+    metagenes: dict[int, Metagenes],
+    tol: float,
+    engine: ThreadEngine,
+) -> dict[int, TileStatistics]:
+    """Statistics of some tiles, summed by dataset in tile order."""
+
+    def solve(tile: DatasetTile) -> tuple[int, TileStatistics]:
+        _, statistics = minibatch_step(tile.cells, metagenes[tile.dataset], tol)
+        return tile.dataset, statistics
+
+    deltas: dict[int, TileStatistics] = {}
+    for dataset, statistics in engine.ordered_map(solve, tiles):
+        known = deltas.get(dataset)
+        deltas[dataset] = statistics if known is None else known + statistics
+    return deltas
