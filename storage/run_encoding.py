@@ -21,8 +21,9 @@ def key(name: str) -> str:
 
 @contextmanager
 def quiet_writers() -> Iterator[None]:
-    """Silence what anndata and zarr announce about their own next defaults."""
+    """Silence what anndata, zarr and pandas announce about their own next defaults."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", message="The 'future.infer_string' option")
         yield

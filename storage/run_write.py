@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from tigon.storage.errors import InputError
 from tigon.storage.publish import published
 from tigon.storage.run_contents import RowReader, RunContents, as_rows
 from tigon.storage.run_encoding import ANNDATA, ARRAY, DICT, key, quiet_writers
@@ -76,9 +78,20 @@ def _write_tables(root: zarr.Group, contents: RunContents) -> None:
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns fit for keys, and an index that clashes with none."""
-    renamed = table.rename(columns=lambda column: key(str(column)))
-    return renamed.rename_axis(index=None)
+    """The table with column names fit for keys and columns that AnnData stores."""
+    if "_index" in table.columns:
+        raise InputError('a column is named "_index": AnnData keeps that name; rename the column')
+    columns = {key(str(name)): _column(table[name]) for name in table.columns}
+    return pd.DataFrame(columns, index=table.index.rename(None))
+
+
+def _column(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Numbers and categories as they are; anything else as text, categories if it repeats."""
+    if is_numeric_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
+        return column
+    text = column.map(str, na_action="ignore").astype(object)
+    repeats = text.isna().any() or text.nunique() < len(text)
+    return text.astype("category") if repeats else text
 
 
 def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
@@ -125,7 +138,7 @@ def _stream_rows(group: zarr.Group, name: str, rows: RowReader) -> None:
 def _write_uns(root: zarr.Group, contents: RunContents) -> None:
     from anndata.io import write_elem
 
-    root.create_group("uns", attributes=DICT)
+    uns = root.create_group("uns", attributes=DICT)
     tigon: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "objective": float(contents.objective),
@@ -140,7 +153,7 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
     }
     if contents.memory_limit_bytes is not None:
         tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
-    write_elem(root, "uns/tigon", _storable(tigon))
+    write_elem(uns, "tigon", _storable(tigon))
 
 
 def _storable(value: Any) -> Any:

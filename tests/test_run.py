@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import zarr
 from run_builder import build_contents
 
-from tigon.storage.errors import InputError, OutputExistsError
+from tigon.storage.errors import InputError, OutputExistsError, TigonError
 from tigon.storage.run import Run, write_run
 from tigon.storage.run_contents import RunContents
 
@@ -20,13 +21,19 @@ AWKWARD = ['a/b <i>"&', "..", "$x$", "é 东"]
 
 
 class FailingRows:
-    """Loadings whose second read fails, as a full disk or a lost worker would."""
+    """Loadings that cannot be read back."""
 
     shape = (3000, 8)
     dtype = np.dtype(np.float32)
 
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
     def read(self, start: int, stop: int) -> np.ndarray:
-        raise OSError("No space left on device")
+        raise self.error
+
+
+LOST = OSError("the loadings are lost")
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +147,19 @@ def test_rows_are_sharded_and_streamed(tmp_path: Path) -> None:
     assert run.loadings.array.shards == (3 * 16384, 2)
 
 
-def test_failure_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "shown", "message"),
+    [
+        (LOST, OSError, "the loadings are lost"),
+        (OSError(errno.ENOSPC, "No space left on device"), TigonError, "no space left to write"),
+    ],
+)
+def test_failure_leaves_nothing(
+    tmp_path: Path, error: OSError, shown: type[Exception], message: str
+) -> None:
     contents = build_contents(n_cells=3000)
-    failing = replace(contents, obsm={**contents.obsm, "X_inmf": FailingRows()})
-    with pytest.raises(OSError, match="No space left"):
+    failing = replace(contents, obsm={**contents.obsm, "X_inmf": FailingRows(error)})
+    with pytest.raises(shown, match=message):
         write_run(tmp_path / "run.zarr", failing)
     assert list(tmp_path.iterdir()) == []
 
@@ -153,13 +169,43 @@ def test_failure_keeps_the_old_run(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.zarr", contents)
     with pytest.raises(OutputExistsError):
         write_run(path, contents)
-    failing = replace(contents, obsm={"X_inmf": FailingRows()})
-    with pytest.raises(OSError, match="No space left"):
+    failing = replace(contents, obsm={"X_inmf": FailingRows(LOST)})
+    with pytest.raises(OSError, match="the loadings are lost"):
         write_run(path, failing, overwrite=True)
     assert Run.open(path).objective == contents.objective
     write_run(path, replace(contents, objective=7.0), overwrite=True)
     assert Run.open(path).objective == 7.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_awkward_columns_come_back(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=4, n_datasets=1, n_clusters=1)
+    columns = {
+        "a/b": [1, 2, 3, 4],
+        "text with gaps": ["x", None, "y", "x"],
+        "mixed": ["x", 1, True, None],
+        "day": pd.to_datetime(["2024-01-02"] * 4),
+        "flag": [True, False, True, True],
+        "nullable": pd.array([1, None, 3, 4], dtype="Int64"),
+    }
+    obs = pd.DataFrame(columns, index=contents.obs.index).rename_axis("barcode")
+    read = Run.open(write_run(tmp_path / "run.zarr", replace(contents, obs=obs))).obs
+    assert list(read.index) == list(obs.index)
+    assert list(read["a%2Fb"]) == [1, 2, 3, 4]
+    assert read["text with gaps"].astype(object).where(lambda x: x.notna(), None).tolist() == [
+        *("x", None, "y", "x")
+    ]
+    assert read["mixed"].dropna().tolist() == ["x", "1", "True"]
+    assert read["day"].tolist() == ["2024-01-02 00:00:00"] * 4
+    assert read["flag"].tolist() == columns["flag"]
+    assert read["nullable"].dropna().tolist() == [1, 3, 4]
+
+
+def test_reserved_column_is_refused(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=50)
+    with pytest.raises(InputError, match='a column is named "_index"'):
+        write_run(tmp_path / "run.zarr", replace(contents, obs=contents.obs.assign(_index=1)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unfinished_run_does_not_open(tmp_path: Path) -> None:
