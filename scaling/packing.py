@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
-from tigon.storage.pack import CELL, Pack
-from tigon.storage.pack_writer import PackRows, PackWriter, take_rows
+from tigon.scaling.selecting import GeneSelection, gene_dtype, select
+from tigon.storage.pack import CELL, Pack, PackBlock
+from tigon.storage.pack_writer import PackWriter
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
-    from tigon.storage.block import Block
 
 BUCKET_BYTES = 32 * 2**20
 
@@ -57,7 +57,7 @@ def pack_dtypes(
     statistics: Statistics, n_genes: int
 ) -> tuple[np.dtype[np.unsignedinteger], np.dtype]:
     """Narrowest dtypes that hold the gene positions and the counts exactly."""
-    genes = np.dtype("<u2" if n_genes <= 2**16 else "<u4")
+    genes = gene_dtype(n_genes)
     if not statistics.integer:
         return genes, np.dtype("<f4")
     return genes, np.dtype("<u2" if statistics.largest < 2**16 else "<u4")
@@ -106,17 +106,16 @@ def build_pack(
     n_buckets = max(1, -(-pack_bytes(statistics, genes) // BUCKET_BYTES))
     shape = (int((places >= 0).sum()), len(genes))
     writer = PackWriter(folder, shape, pack_dtypes(statistics, len(genes)), n_buckets)
-    lookup = np.full(atlas.n_genes, -1, np.int64)
-    lookup[genes] = np.arange(len(genes))
+    selection = GeneSelection.of(genes, atlas.n_genes)
 
-    def rows_of(start: int) -> PackRows:
+    def rows_of(start: int) -> PackBlock:
         block = atlas.read(start, min(start + BLOCK_CELLS, atlas.n_cells))
-        return _pack_rows(block, lookup, places, datasets.codes, statistics.totals)
+        return select(block, selection, datasets.codes, statistics.totals[start:])
 
     try:
         done = 0
-        for rows in engine.ordered_map(rows_of, range(0, atlas.n_cells, BLOCK_CELLS)):
-            writer.add(rows)
+        for block in engine.ordered_map(rows_of, range(0, atlas.n_cells, BLOCK_CELLS)):
+            writer.add(places[block.positions], block)
             done = min(done + BLOCK_CELLS, atlas.n_cells)
             progress("packing cells", done, atlas.n_cells)
         return writer.finish()
@@ -124,26 +123,3 @@ def build_pack(
         writer.close()
 
 
-def _pack_rows(
-    block: Block,
-    lookup: NDArray[np.int64],
-    places: NDArray[np.int64],
-    codes: NDArray[np.int32],
-    totals: NDArray[np.float64],
-) -> PackRows:
-    """The kept cells and the selected genes of a block."""
-    kept = np.flatnonzero(places[block.start : block.start + block.n_cells] >= 0)
-    entries, indptr = take_rows(block.indptr, kept)
-    genes = lookup[block.indices[entries]]
-    selected = genes >= 0
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(selected)])
-    positions = kept + block.start
-    cells = np.zeros(len(kept), CELL)
-    cells["position"] = positions
-    cells["dataset"] = codes[positions]
-    totals_kept = totals[positions]
-    weights = np.zeros(len(kept))
-    np.divide(1.0, totals_kept, out=weights, where=totals_kept > 0)
-    cells["weight"] = weights
-    counts = block.values[entries[selected]]
-    return PackRows(places[positions], cells, before[indptr], genes[selected], counts)

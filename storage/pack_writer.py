@@ -8,38 +8,16 @@ buckets. Memory: write buffers, then one bucket at a time.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.pack import CELL, Pack
+from tigon.storage.pack import CELL, Pack, PackBlock
 
 _ARRIVAL = np.dtype([("place", "<i8"), ("n_nonzeros", "<i8"), ("cell", CELL)])
 _PARTS = ("arrivals", "genes", "counts")
-
-
-@dataclass(frozen=True, slots=True)
-class PackRows:
-    """Cells on their way into a pack.
-
-    Attributes
-    ----------
-    places
-        Where each cell belongs in the pack, int64, shape (n,).
-    cells
-        Their records (``tigon.storage.pack.CELL``), shape (n,).
-    indptr, genes, counts
-        CSR over the selected genes, in the pack's dtypes.
-    """
-
-    places: NDArray[np.int64]
-    cells: NDArray[np.void]
-    indptr: NDArray[np.int64]
-    genes: NDArray[np.unsignedinteger]
-    counts: NDArray[np.unsignedinteger | np.floating]
 
 
 def take_rows(
@@ -53,7 +31,7 @@ def take_rows(
 
 
 class PackWriter:
-    """Writes one pack; use as ``writer.add(rows)`` for all cells, then ``writer.finish()``.
+    """Writes one pack; use as ``writer.add(places, block)`` for all cells, then ``finish()``.
 
     Parameters
     ----------
@@ -85,23 +63,32 @@ class PackWriter:
             for b in range(self._n_buckets)
         ]
 
-    def add(self, rows: PackRows) -> None:
-        """Scatter some cells to their buckets."""
-        bucket = rows.places // self._bucket_cells
+    def add(self, places: NDArray[np.int64], block: PackBlock) -> None:
+        """Scatter the cells of ``block`` to their buckets; ``places`` (n,) says where they go."""
+        bucket = places // self._bucket_cells
         order = np.argsort(bucket, kind="stable")
         edges = np.searchsorted(bucket[order], np.arange(self._n_buckets + 1))
         for b in np.unique(bucket).tolist():
-            self._append(self._files[b], rows, order[edges[b] : edges[b + 1]])
+            chosen = order[edges[b] : edges[b + 1]]
+            self._append(self._files[b], places[chosen], block, chosen)
 
-    def _append(self, files: list[BinaryIO], rows: PackRows, chosen: NDArray[np.int64]) -> None:
-        entries, indptr = take_rows(rows.indptr, chosen)
+    def _append(
+        self,
+        files: list[BinaryIO],
+        places: NDArray[np.int64],
+        block: PackBlock,
+        chosen: NDArray[np.int64],
+    ) -> None:
+        entries, indptr = take_rows(block.indptr, chosen)
         arrivals = np.empty(len(chosen), _ARRIVAL)
-        arrivals["place"] = rows.places[chosen]
+        arrivals["place"] = places
         arrivals["n_nonzeros"] = np.diff(indptr)
-        arrivals["cell"] = rows.cells[chosen]
+        arrivals["cell"]["position"] = block.positions[chosen]
+        arrivals["cell"]["dataset"] = block.datasets[chosen]
+        arrivals["cell"]["weight"] = block.weights[chosen]
         files[0].write(arrivals.tobytes())
-        files[1].write(rows.genes[entries].astype(self._genes).tobytes())
-        files[2].write(rows.counts[entries].astype(self._counts).tobytes())
+        files[1].write(block.genes[entries].astype(self._genes).tobytes())
+        files[2].write(block.counts[entries].astype(self._counts).tobytes())
 
     def finish(self) -> Pack:
         """Sort every bucket, join them, and publish the pack."""

@@ -1,0 +1,114 @@
+"""The whole factorisation of a prepared atlas: pack, epochs, final pass."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.solving import Solution, WriteRows, solve_all
+from tigon.scaling.inmf.state import Problem, init_state
+from tigon.scaling.inmf.training import History, train
+from tigon.scaling.packing import build_pack
+from tigon.storage.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tigon.scaling.engine import ThreadEngine
+    from tigon.scaling.preparing import Prepared
+    from tigon.storage import Atlas
+
+log = logging.getLogger("tigon")
+
+
+@dataclass(frozen=True, slots=True)
+class Factorisation:
+    """Metagenes of an atlas and what is known about them.
+
+    Attributes
+    ----------
+    problem
+        Masks, scales, sizes and lambda.
+    W, V
+        Metagenes, float32, shapes (k, m) and (d, k, m).
+    solution
+        Exact statistics and objective of the final loadings.
+    history
+        The steps.
+    """
+
+    problem: Problem
+    W: NDArray[np.float32]
+    V: NDArray[np.float32]
+    solution: Solution
+    history: History
+
+
+def factorise(
+    atlas: Atlas,
+    prepared: Prepared,
+    config: INMFConfig,
+    scratch: Path,
+    engine: ThreadEngine,
+    write: WriteRows,
+    progress: Progress = silent,
+) -> Factorisation:
+    """Factorise the kept cells over the selected genes.
+
+    Parameters
+    ----------
+    atlas, prepared, config
+        The counts, what takes part, and the options.
+    scratch
+        An existing folder; the pack is built below it.
+    engine, progress
+        Where it runs and who is told.
+    write
+        Called with atlas positions and final loadings, every kept cell once.
+
+    Returns
+    -------
+    Factorisation
+
+    Notes
+    -----
+    One pass over the atlas, then one over the pack per epoch and one more.
+    """
+    order, start, epochs = np.random.SeedSequence(config.random_state).spawn(3)
+    problem = prepared.problem(config.lam)
+    n_cells = int(problem.n_cells.sum())
+    if config.minibatch_size > n_cells:
+        log.warning(
+            "mini-batches of %d cells are more than the %d cells there are: using a tenth of them",
+            config.minibatch_size,
+            n_cells,
+        )
+    pack = build_pack(
+        atlas,
+        prepared.datasets,
+        prepared.statistics,
+        prepared.genes,
+        scratch / "pack",
+        engine,
+        order,
+        progress,
+    )
+    state = init_state(problem, config.n_components, start)
+    schedule = plan_schedule(config, n_cells)
+    history = train(pack, problem, state, schedule, config, engine, epochs, progress)
+    W, V = state.W, state.V
+    del state  # A, B and their previous sums are not needed any more
+    solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)
+    if solution.n_unfinished:
+        log.warning(
+            "the loadings of %d of %d cells did not reach the tolerance %g",
+            solution.n_unfinished,
+            n_cells,
+            config.tol_final,
+        )
+    return Factorisation(problem, W, V, solution, history)

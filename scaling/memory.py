@@ -1,0 +1,68 @@
+"""How much memory the process tree really takes.
+
+Proportional set size (a page shared by n processes counts 1/n in each, mapped
+files included), summed over the process and its children, sampled.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+INTERVAL_S = 0.05
+
+
+def tree_bytes() -> int:
+    """Proportional set size of this process and its children, in bytes."""
+    process = psutil.Process()
+    return sum(_process_bytes(p) for p in (process, *process.children(recursive=True)))
+
+
+def _process_bytes(process: psutil.Process) -> int:
+    try:
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux, or the process has ended
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+class MemoryWatch:
+    """Samples the process tree every 50 ms while the context is open.
+
+    Attributes
+    ----------
+    peak_bytes
+        Largest sample so far.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="tigon-memory", daemon=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(INTERVAL_S):
+            self.peak_bytes = max(self.peak_bytes, tree_bytes())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_bytes = max(self.peak_bytes, tree_bytes())

@@ -1,0 +1,151 @@
+"""From an atlas to what is factorised: datasets, kept cells, selected genes, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.scaling.cells import CellFilter, select_cells
+from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
+from tigon.scaling.genes import inverse_rms, listed_genes, select_genes
+from tigon.scaling.inmf.state import Problem
+from tigon.scaling.statistics import Statistics, first_pass
+from tigon.storage.errors import InputError
+from tigon.storage.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from tigon.scaling.engine import ThreadEngine
+    from tigon.storage import Atlas
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareConfig:
+    """Which cells and genes take part, checked when made.
+
+    Parameters
+    ----------
+    batch_key
+        Columns of ``obs`` whose values name the datasets; None for the sources.
+    n_genes
+        Variable genes to select; "all", or a list of names.
+    cells
+        Expression over the columns of ``obs``; None for all cells.
+    cell_filter
+        Limits on counts.
+    small_datasets
+        What to do with datasets of fewer cells than components.
+    """
+
+    batch_key: str | Sequence[str] | None = None
+    n_genes: int | Literal["all"] | Sequence[str] = 2000
+    cells: str | None = None
+    cell_filter: CellFilter = field(default_factory=CellFilter)
+    small_datasets: Literal["error", "merge", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n_genes, int) and self.n_genes < 1:
+            raise InputError(
+                f"the number of genes is {self.n_genes}: at least 1 is needed; "
+                "set --n-genes, or 'all'"
+            )
+        if self.small_datasets not in ("error", "merge", "drop"):
+            raise InputError(
+                f"small datasets are to be {self.small_datasets!r}: the choices are error, merge "
+                "and drop; set --small-datasets"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the first pass leaves for the ones that follow.
+
+    Attributes
+    ----------
+    datasets
+        Dataset of each cell of the atlas, -1 where it was left out.
+    statistics
+        Sums per cell and per gene.
+    genes
+        Atlas positions of the selected genes, ascending, int64, shape (m,).
+    """
+
+    datasets: Datasets
+    statistics: Statistics
+    genes: NDArray[np.int64]
+
+    def problem(self, lam: float) -> Problem:
+        """Masks and scales over the selected genes."""
+        return Problem(
+            n_cells=self.datasets.sizes,
+            measured=self.datasets.measured[:, self.genes],
+            scale=inverse_rms(self.statistics, self.datasets, self.genes),
+            lam=lam,
+        )
+
+
+def prepare(
+    atlas: Atlas,
+    config: PrepareConfig,
+    n_components: int,
+    engine: ThreadEngine,
+    progress: Progress = silent,
+) -> Prepared:
+    """Read the atlas once and decide which cells and genes take part.
+
+    Parameters
+    ----------
+    atlas, config
+        The counts and the choices.
+    n_components
+        k; datasets, cells and genes must be at least as many.
+    engine, progress
+        Where it runs and who is told.
+
+    Raises
+    ------
+    InputError
+        Before reading, if the choices do not fit the atlas; after, if too
+        little is left.
+    """
+    _check_components(n_components, atlas.n_cells, atlas.n_genes)
+    everyone = datasets_of(atlas, config.batch_key).keep(select_cells(atlas.obs, config.cells))
+    wanted = _listed(atlas, config)
+    statistics = first_pass(atlas, everyone, config.cell_filter, engine, progress)
+    if not statistics.kept.any():
+        raise InputError(
+            f"none of {atlas.n_cells} cells passes the filters ({config.cell_filter}): at least "
+            "one is needed; relax --min-genes, --min-counts, --max-mito or --cells"
+        )
+    kept = everyone.keep(statistics.kept)
+    datasets = resolve_small(kept, n_components, config.small_datasets)
+    statistics = statistics.merged(everyone, datasets)
+    genes = wanted if wanted is not None else _ranked(statistics, datasets, config)
+    _check_components(n_components, int(statistics.kept.sum()), len(genes))
+    return Prepared(datasets, statistics, genes)
+
+
+def _listed(atlas: Atlas, config: PrepareConfig) -> NDArray[np.int64] | None:
+    if isinstance(config.n_genes, int | str):
+        return None
+    return listed_genes(list(atlas.var.index), config.n_genes)
+
+
+def _ranked(
+    statistics: Statistics, datasets: Datasets, config: PrepareConfig
+) -> NDArray[np.int64]:
+    n_genes = None if config.n_genes == "all" else config.n_genes
+    assert n_genes is None or isinstance(n_genes, int)
+    return select_genes(statistics, datasets, n_genes)
+
+
+def _check_components(n_components: int, n_cells: int, n_genes: int) -> None:
+    for what, n in (("cells", n_cells), ("genes", n_genes)):
+        if n_components > n:
+            raise InputError(
+                f"{n_components} components are more than the {n} {what}: at most {n} can be "
+                "found; set --n-components"
+            )
