@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tigon.kernels.minibatch import Metagenes, TileStatistics, minibatch_step
 from tigon.scaling.inmf.config import INMFConfig
@@ -46,6 +47,15 @@ class History:
         self.step.append(len(self.step))
         self.n_seen.append(n_cells + (self.n_seen[-1] if self.n_seen else 0))
         self.loss.append(loss)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The four columns as arrays, by name."""
+        return {
+            "epoch": np.asarray(self.epoch),
+            "step": np.asarray(self.step),
+            "n_seen": np.asarray(self.n_seen),
+            "loss": np.asarray(self.loss),
+        }
 
 
 def train(
