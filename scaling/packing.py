@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
-from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.scaling.selecting import GeneSelection, gene_dtype, select
+from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.pack import CELL, Pack, PackBlock
 from tigon.storage.pack_writer import PackWriter
 from tigon.storage.progress import Progress, silent
@@ -45,7 +46,7 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
     chosen = codes[cells]
     by_dataset = np.argsort(chosen, kind="stable")
     edges = np.flatnonzero(np.diff(chosen[by_dataset], prepend=-1, append=-1))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         n = stop - start
         key[by_dataset[start:stop]] = (rng.permutation(n) + rng.random(n)) / n
     places = np.full(len(codes), -1, np.int64)
