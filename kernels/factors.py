@@ -33,9 +33,7 @@ def _row_dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def gram(
-    L: NDArray[np.float32], V: NDArray[np.float32], lam: float
-) -> NDArray[np.float64]:
+def gram(L: NDArray[np.float32], V: NDArray[np.float32], lam: float) -> NDArray[np.float64]:
     """Gram matrix G = L L^T + lambda V V^T of metagenes.
 
     Parameters

@@ -129,7 +129,5 @@ def gene_sums(
     GeneSums
     """
     sums = GeneSums(np.zeros(shape), np.zeros(shape), np.zeros(shape[1], np.int64))
-    _gene_sums(
-        indptr, indices, values, weights, codes, sums.first, sums.second, sums.n_nonzeros
-    )
+    _gene_sums(indptr, indices, values, weights, codes, sums.first, sums.second, sums.n_nonzeros)
     return sums

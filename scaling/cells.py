@@ -85,7 +85,7 @@ def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]
     if chosen.shape != (len(obs),) or chosen.dtype != bool:
         raise InputError(
             f"--cells {expression!r} is not true or false for every cell: compare a column with "
-            "a value, for instance \"n_genes > 500\""
+            'a value, for instance "n_genes > 500"'
         )
     if not chosen.any():
         raise InputError(

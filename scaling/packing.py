@@ -122,5 +122,3 @@ def build_pack(
         return writer.finish()
     finally:
         writer.close()
-
-

@@ -134,9 +134,7 @@ def _listed(atlas: Atlas, config: PrepareConfig) -> NDArray[np.int64] | None:
     return listed_genes(list(atlas.var.index), config.n_genes)
 
 
-def _ranked(
-    statistics: Statistics, datasets: Datasets, config: PrepareConfig
-) -> NDArray[np.int64]:
+def _ranked(statistics: Statistics, datasets: Datasets, config: PrepareConfig) -> NDArray[np.int64]:
     n_genes = None if config.n_genes == "all" else config.n_genes
     assert n_genes is None or isinstance(n_genes, int)
     return select_genes(statistics, datasets, n_genes)

@@ -59,8 +59,7 @@ class PackWriter:
         self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
         self._n_buckets = -(-self._n_cells // self._bucket_cells)
         self._files = [
-            [(folder / f"{part}.{b}").open("wb") for part in _PARTS]
-            for b in range(self._n_buckets)
+            [(folder / f"{part}.{b}").open("wb") for part in _PARTS] for b in range(self._n_buckets)
         ]
 
     def add(self, places: NDArray[np.int64], block: PackBlock) -> None:

@@ -7,6 +7,7 @@ cut at a new offset, so that they are not the same sets every time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Schedule:
         edges = [i * n // steps + offset for i in range(steps)]
         edges = [0, *edges[1:], n] if offset == 0 else [0, *edges, n]
         edges = sorted({min(edge, n) for edge in edges})
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
 
 def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:

@@ -1,0 +1,114 @@
+"""The pack: every cell once, in its place, however it arrived."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from tigon.scaling.packing import pack_order
+from tigon.storage.errors import InputError
+from tigon.storage.pack import Pack, PackBlock
+from tigon.storage.pack_writer import PackWriter, take_rows
+from tigon.storage.rows import RowFile
+
+
+def draw_cells(n: int, m: int, seed: int) -> tuple[PackBlock, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    X = sparse.random_array((n, m), density=0.3, rng=rng, format="csr")
+    block = PackBlock(
+        positions=rng.permutation(n) * 3,
+        datasets=rng.integers(0, 4, n).astype(np.int32),
+        weights=rng.random(n, np.float32),
+        indptr=X.indptr.astype(np.int64),
+        genes=X.indices.astype(np.uint16),
+        counts=rng.integers(1, 60_000, X.nnz).astype(np.uint16),
+    )
+    return block, rng.permutation(n)
+
+
+def part(block: PackBlock, rows: np.ndarray) -> PackBlock:
+    entries, indptr = take_rows(block.indptr, rows)
+    return PackBlock(
+        block.positions[rows],
+        block.datasets[rows],
+        block.weights[rows],
+        indptr,
+        block.genes[entries],
+        block.counts[entries],
+    )
+
+
+def same(a: PackBlock, b: PackBlock) -> bool:
+    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in PackBlock.__slots__)
+
+
+@given(n=st.integers(1, 60), n_buckets=st.integers(1, 9), piece=st.integers(1, 60))
+@settings(max_examples=30, deadline=None)
+def test_cells_come_back_in_their_places(
+    tmp_path_factory: pytest.TempPathFactory, n: int, n_buckets: int, piece: int
+) -> None:
+    block, places = draw_cells(n, 12, seed=n)
+    folder = tmp_path_factory.mktemp("pack") / "pack"
+    dtypes = (np.dtype("<u2"), np.dtype("<u2"))
+    writer = PackWriter(folder, (n, 12), dtypes, n_buckets)
+    for start in range(0, n, piece):
+        rows = np.arange(start, min(start + piece, n))
+        writer.add(places[rows], part(block, rows))
+    pack = writer.finish()
+    in_place = np.argsort(places)
+    assert same(pack.read(0, n), part(block, in_place))
+    assert same(pack.read(n // 3, n // 2), part(block, in_place[n // 3 : n // 2]))
+    assert pack.n_bytes == sum(f.stat().st_size for f in folder.glob("*.bin"))
+    assert {f.name for f in folder.iterdir()} == {
+        "cells.bin", "indptr.bin", "genes.bin", "counts.bin", "pack.json"
+    }  # fmt: skip
+
+
+def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    block, places = draw_cells(40, 12, seed=0)
+    dtypes = (np.dtype("<u2"), np.dtype("<u2"))
+    writer = PackWriter(tmp_path / "pack", (40, 12), dtypes, 3)
+    writer.add(places, block)
+    with pytest.raises(InputError, match="holds no finished pack"):
+        Pack(tmp_path / "pack")
+    pack = writer.finish()
+    counts = tmp_path / "pack" / "counts.bin"
+    counts.write_bytes(counts.read_bytes()[:-2])
+    with pytest.raises(InputError, match="ends early"):
+        pack.read(0, 40)
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(1, 400), d=st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_every_prefix_of_the_pack_is_near_proportional(seed: int, n: int, d: int) -> None:
+    codes = np.random.default_rng(seed).integers(-1, d, n).astype(np.int32)
+    places = pack_order(codes, np.random.SeedSequence(seed))
+    kept = codes >= 0
+    assert sorted(places[kept]) == list(range(kept.sum()))
+    assert (places[~kept] == -1).all()
+    ordered = codes[np.argsort(np.where(kept, places, n))][: kept.sum()]
+    for dataset in np.unique(ordered):
+        share = np.cumsum(ordered == dataset)
+        expected = np.arange(1, len(ordered) + 1) * share[-1] / len(ordered)
+        # Each dataset is one cell at most off in each stretch of its own spacing.
+        assert np.abs(share - expected).max() <= d
+
+
+def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    H = rng.random((500, 6), np.float32)
+    rows = RowFile(tmp_path / "H", (500, 6))
+    order = rng.permutation(500)
+    for piece in np.array_split(order, 7):
+        rows.write_at(piece, H[piece])
+    np.testing.assert_array_equal(rows.read(0, 500), H)
+    np.testing.assert_array_equal(rows.read(17, 90), H[17:90])
+    rows.write(10, np.ones((5, 6), np.float32))
+    assert (rows.read(10, 15) == 1).all()
+    with pytest.raises(InputError, match="cannot be read"):
+        rows.read(490, 510)
