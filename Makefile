@@ -50,7 +50,7 @@ clean:
 	rm -rf .venv .venv-test .typing build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || { test -n "$(PYTHON)" && "$(PYTHON)" -m venv .venv; }
+	@test -x $(BIN)/pip || { test -n "$(PYTHON)" && "$(PYTHON)" -m venv .venv; }
 	@echo "Installing the dependencies into .venv (a minute or two the first time)"
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
