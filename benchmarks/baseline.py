@@ -17,9 +17,9 @@ from sklearn.neighbors import kneighbors_graph
 RESOLUTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
 
 
-def log_normalise(counts: sparse.csr_array) -> sparse.csr_array:
+def log_normalise(counts: sparse.csr_array | sparse.csr_matrix) -> sparse.csr_array:
     """log1p of counts per 10,000, float32, shape (n_cells, n_genes)."""
-    X = counts.astype(np.float32)
+    X = sparse.csr_array(counts, dtype=np.float32, copy=True)
     totals = X.sum(axis=1)
     X.data *= np.repeat(1e4 / np.maximum(totals, 1), np.diff(X.indptr))
     np.log1p(X.data, out=X.data)
@@ -34,7 +34,7 @@ def variable_genes(X: sparse.csr_array, n_genes: int) -> NDArray[np.int64]:
 
 
 def principal_components(
-    counts: sparse.csr_array, n_genes: int = 2000, n_components: int = 30
+    counts: sparse.csr_array | sparse.csr_matrix, n_genes: int = 2000, n_components: int = 30
 ) -> NDArray[np.float64]:
     """Principal components of all cells together, shape (n_cells, n_components)."""
     X = log_normalise(counts)

@@ -68,9 +68,9 @@ for room in ("tigon.kernels", "tigon.storage", "tigon.scaling"):
 def _loaded_by(code: str, folder: Path) -> list[str]:
     """Names of the modules loaded once ``code`` has run in a fresh interpreter."""
     report = "\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
-    ran = subprocess.run(
-        [sys.executable, "-c", code + report], cwd=folder, check=True, capture_output=True
-    )
+    command = [sys.executable, "-c", code + report]
+    ran = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
     return list(json.loads(ran.stdout))
 
 
