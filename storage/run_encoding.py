@@ -15,8 +15,8 @@ STRINGS: dict[str, Any] = {"encoding-type": "string-array", "encoding-version": 
 
 
 def key(name: str) -> str:
-    """``name`` as the key of a group, where "/" would open another group."""
-    return name.replace("/", "%2F")
+    """``name`` as the key of a group, where "/" would open another group and NUL ends a path."""
+    return name.replace("/", "%2F").replace("\0", "%00")
 
 
 @contextmanager

@@ -1,0 +1,151 @@
+"""Which cells and which genes speak for a factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.report.grouping import Grouping, printable
+from tigon.report.palette import OTHER
+from tigon.storage.run import RowReader, Run
+
+_READ_ROWS = 1 << 16
+N_SHARED = 10
+N_SPECIFIC = 5
+MAX_DOTS = 8
+
+
+@dataclass(frozen=True)
+class Loadings:
+    """Loadings summed up.
+
+    Attributes
+    ----------
+    means
+        Mean loading of every group on every factor, float64, (n_groups, k).
+    n_strongest
+        Cells whose largest loading is the factor's, int64, (k,).
+    """
+
+    means: NDArray[np.float64]
+    n_strongest: NDArray[np.int64]
+
+
+def sum_up(rows: RowReader, groups: Grouping) -> Loadings:
+    """Mean loadings by group, in one pass over the loadings."""
+    n, k = rows.shape
+    sums = np.zeros((len(groups.names), k))
+    strongest = np.zeros(k, dtype=np.int64)
+    for start in range(0, n, _READ_ROWS):
+        H = rows.read(start, min(start + _READ_ROWS, n)).astype(np.float64)
+        codes = groups.codes[start : start + len(H)]
+        for factor in range(k):
+            sums[:, factor] += np.bincount(codes, H[:, factor], minlength=len(sums))
+        loaded = H.any(axis=1)
+        strongest += np.bincount(H[loaded].argmax(axis=1), minlength=k)
+    return Loadings(sums / groups.sizes[:, None], strongest)
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A gene's weights in a factor.
+
+    Attributes
+    ----------
+    name
+        The gene.
+    shared
+        Its weight in W.
+    dots
+        (dataset, colour, weight in V) of the datasets that add most, the
+        largest first.
+    """
+
+    name: str
+    shared: float
+    dots: list[tuple[str, str, float]]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor in words and numbers.
+
+    Attributes
+    ----------
+    number
+        Its position, from 0.
+    n_cells
+        Cells on which it is the strongest factor.
+    group
+        The group with the largest mean loading, "" where no cell loads.
+    shared
+        Genes with the largest weights in W.
+    specific
+        Genes with the largest weight in any V, as (gene, dataset, weight);
+        none where there is one dataset.
+    scale
+        The largest weight among ``shared`` and their dots.
+    """
+
+    number: int
+    n_cells: int
+    group: str
+    shared: list[Gene]
+    specific: list[tuple[str, str, float]]
+    scale: float
+
+
+def describe_factors(
+    run: Run, datasets: Grouping, groups: Grouping, loadings: Loadings
+) -> list[Factor]:
+    """Top genes, cells and group of every factor."""
+    colours = dict(zip(datasets.names, datasets.colours, strict=True))
+    names = [printable(name) for name in run.datasets]
+    V = np.stack(list(run.V.values()))  # (n_datasets, k, m)
+    genes = [printable(name) for name in run.genes]
+    return [
+        _describe(j, run.W[j], V[:, j], genes, names, colours, groups, loadings)
+        for j in range(len(run.W))
+    ]
+
+
+def _describe(
+    number: int,
+    W: NDArray[np.float32],
+    V: NDArray[np.float32],
+    genes: list[str],
+    datasets: list[str],
+    colours: dict[str, str],
+    groups: Grouping,
+    loadings: Loadings,
+) -> Factor:
+    means = loadings.means[:, number]
+    shared = []
+    for gene in np.argsort(-W, kind="stable")[:N_SHARED].tolist():
+        largest = np.argsort(-V[:, gene], kind="stable")[:MAX_DOTS].tolist()
+        dots = [(datasets[i], colours.get(datasets[i], OTHER), float(V[i, gene])) for i in largest]
+        shared.append(Gene(genes[gene], float(W[gene]), [dot for dot in dots if dot[2] > 0]))
+    weights = [gene.shared for gene in shared] + [dot[2] for g in shared for dot in g.dots]
+    return Factor(
+        number=number,
+        n_cells=int(loadings.n_strongest[number]),
+        group=groups.names[int(means.argmax())] if means.any() else "",
+        shared=shared,
+        specific=_specific(V, genes, datasets) if len(datasets) > 1 else [],
+        scale=max(weights) or 1.0,
+    )
+
+
+def _specific(
+    V: NDArray[np.float32], genes: list[str], datasets: list[str]
+) -> list[tuple[str, str, float]]:
+    where = V.argmax(axis=0)
+    largest = V.max(axis=0)
+    top = np.argsort(-largest, kind="stable")[:N_SPECIFIC].tolist()
+    return [
+        (genes[gene], datasets[int(where[gene])], float(largest[gene]))
+        for gene in top
+        if largest[gene] > 0
+    ]

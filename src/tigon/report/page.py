@@ -1,0 +1,174 @@
+"""The report page: one file that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tigon.report.factors import MAX_DOTS, describe_factors, sum_up
+from tigon.report.facts import (
+    Groups,
+    describe_datasets,
+    describe_scores,
+    flatten,
+    group_run,
+    owned_clusters,
+)
+from tigon.report.figures import draw_composition, draw_heatmap, draw_history
+from tigon.report.grouping import Grouping, printable
+from tigon.report.scatter import draw_cells, scatter
+from tigon.storage.publish import published
+from tigon.storage.run import Run
+
+
+def write_report(
+    run: Run | str | Path,
+    out: str | Path,
+    *,
+    label_key: str | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write the report page of a run.
+
+    Parameters
+    ----------
+    run
+        The run, or where it is.
+    out
+        The page to make, an HTML file.
+    label_key
+        Column of ``obs`` to show as labels. None: the ``label_key`` of the
+        run's configuration, where it has one.
+    overwrite
+        Replace a page that is already there.
+    seed
+        Of the order in which points are drawn, and of their sample.
+
+    Returns
+    -------
+    Path
+        Where the page is.
+
+    Raises
+    ------
+    OutputExistsError
+        ``out`` exists and ``overwrite`` is False.
+    InputError
+        There is no run, or it has no column ``label_key``.
+
+    Notes
+    -----
+    One pass over the loadings and one over the picture. Pictures show at most
+    100,000 cells, and say so.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    with published(out, overwrite=overwrite) as aside:
+        aside.write_text(render(run, label_key=label_key, seed=seed), encoding="utf-8")
+    return Path(out)
+
+
+def render(run: Run, *, label_key: str | None = None, seed: int = 0) -> str:
+    """The page as text."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["size"] = _size
+    environment.filters["duration"] = _duration
+    template = environment.from_string(_read("page.html"))
+    groups = group_run(run, label_key)
+    return template.render(
+        style=_read("page.css"),
+        **_describe_run(run, groups),
+        pictures=_draw_pictures(run, groups, seed),
+        objective_figure=draw_history(run.history),
+        **_describe_factors(run, groups),
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files("tigon.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
+    timings = sorted(run.timings_s.items(), key=lambda item: -item[1])
+    return {
+        "title": printable(run.path.name),
+        "command": printable(run.command),
+        "n_cells": len(run.obs),
+        "n_genes": len(run.genes),
+        "n_components": len(run.W),
+        "objective": run.objective,
+        "groups": groups,
+        "datasets": describe_datasets(run, groups.datasets),
+        "notices": [printable(notice) for notice in run.notices],
+        "scores": describe_scores(run.scores),
+        "config": flatten(run.config),
+        "versions": sorted(run.versions.items()),
+        "timings": timings,
+        "total_s": sum(run.timings_s.values()),
+        "peak_bytes": run.peak_memory_bytes,
+        "limit_bytes": run.memory_limit_bytes,
+    }
+
+
+def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None:
+    """UMAP by dataset, cluster and label; None where the run has no UMAP."""
+    if "X_umap" not in run.obsm_names:
+        return None
+    points = draw_cells(run.obsm("X_umap"), seed)
+    shown = [
+        (groups.datasets if len(groups.datasets.names) > 1 else None, False),
+        (groups.clusters, True),
+        (groups.labels, False),
+    ]
+    return {
+        "n_points": len(points.cells),
+        "panels": [
+            (grouping, scatter(points, grouping, names_inside=inside))
+            for grouping, inside in shown
+            if grouping is not None
+        ],
+    }
+
+
+def _describe_factors(run: Run, groups: Groups) -> dict[str, Any]:
+    by = groups.clusters or groups.datasets
+    aligned = "X_inmf_aligned" in run.obsm_names
+    rows = run.obsm("X_inmf_aligned" if aligned else "X_inmf")
+    loadings = sum_up(rows, by)
+    return {
+        "aligned": aligned,
+        "by": by,
+        "max_dots": MAX_DOTS,
+        "factors": describe_factors(run, groups.datasets, by, loadings),
+        "heatmap": draw_heatmap(loadings.means, by),
+        **_describe_composition(groups.clusters, groups.datasets),
+    }
+
+
+def _describe_composition(clusters: Grouping | None, datasets: Grouping) -> dict[str, Any]:
+    if clusters is None or len(datasets.names) == 1:
+        return {"composition": None, "owned": []}
+    return {
+        "composition": draw_composition(clusters, datasets),
+        "owned": owned_clusters(clusters, datasets),
+    }
+
+
+def _size(n_bytes: int) -> str:
+    if n_bytes < 1 << 30:
+        return f"{n_bytes / (1 << 20):,.0f} MiB"
+    return f"{n_bytes / (1 << 30):,.2f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

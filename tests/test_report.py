@@ -1,0 +1,234 @@
+"""The report page as a reader of it finds it: whole, offline, and right in its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_builder import build_contents
+
+from tigon.report import scatter, write_report
+from tigon.storage.errors import InputError, OutputExistsError
+from tigon.storage.run import Run, RunContents, write_run
+
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=1>', "a/b & $x_1$", "x\0\x1b[31m"]
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self._text: list[str] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] != ["style"]:
+            self._text.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._text).split())
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, key, value in self.attributes if key == name]
+
+
+def make_page(folder: Path, contents: RunContents, **options: object) -> Page:
+    run = write_run(folder / "run.zarr", contents)
+    return Page(write_report(run, folder / "run.html", **options))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return make_page(tmp_path_factory.mktemp("report"), build_contents(n_unassigned=40))
+
+
+def test_page_needs_nothing_else(page: Page) -> None:
+    references = [*page.values("src"), *page.values("href"), *page.values("xlink:href")]
+    assert len(references) > 10
+    outside = [ref for ref in references if not ref.startswith(("#", "data:image/png;base64,"))]
+    assert outside == []
+    assert {"script", "link", "iframe", "object", "embed"}.isdisjoint(page.tags)
+    for loader in ("@import", "url(http", "url('http", 'url("http'):
+        assert loader not in page.source
+
+
+def test_links_lead_somewhere(page: Page) -> None:
+    """Section links and the parts of figures, whose ids would clash if not kept apart."""
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    inside = [
+        ref[1:] for name in ("href", "xlink:href") for ref in page.values(name) if ref[0] == "#"
+    ]
+    assert set(inside) <= set(ids)
+
+
+def test_page_states_the_numbers(page: Page) -> None:
+    contents = build_contents(n_unassigned=40)
+    sizes = contents.obs["tigon_dataset"].value_counts()
+    for fact in (
+        "3,000 cells",
+        "60 genes used",
+        "3 datasets",
+        "8 factors",
+        "8 clusters",
+        "0.853 ARI",
+        "0.921 kNN accuracy",
+        "Objective F = 123,456.8",
+        "Peak memory 1.20 GiB of the 2.00 GiB allowed (60%)",
+        "factorise 21.9 s",
+        "minibatch_size 5000 was clamped to 300",
+        "tigon integrate atlas.zarr --batch-key batch",
+        "solver.lam 5.0",
+        f"donor2 {sizes['donor2']:,} {sizes['donor2'] / 3000:.1%}",
+    ):
+        assert fact in page.text
+    panels = [value for value in page.values("alt") if value.startswith("UMAP")]
+    assert [panel.rsplit(" ", 1)[1] for panel in panels] == ["dataset", "cluster", "label"]
+
+
+def test_top_genes_are_those_of_the_weights(page: Page) -> None:
+    contents = build_contents(n_unassigned=40)
+    card = page.text.split("Factor 3 ")[1].split("Factor 4 ")[0]
+    shared, specific = card.split("Own to a dataset:")
+    genes = contents.var.index.to_numpy()
+    assert shared.split()[-10:] == genes[np.argsort(-contents.W[3])[:10]].tolist()
+    V = np.stack([V[3] for V in contents.V.values()])
+    gene = int(V.max(axis=0).argmax())
+    owner = list(contents.V)[int(V[:, gene].argmax())]
+    assert specific.strip().startswith(f"{genes[gene]} ({owner}, {V.max():.3g})")
+
+
+def test_names_are_text(tmp_path: Path) -> None:
+    names = [f"<b>gene{i}</b>" for i in range(20)]
+    contents = build_contents(n_cells=400, dataset_names=HOSTILE, gene_names=names)
+    clusters = contents.obs["tigon_cluster"].map(lambda name: f"<i>$c_{name}$</i>")
+    contents = replace(contents, obs=contents.obs.assign(tigon_cluster=clusters))
+    contents = replace(contents, notices=["<u>notice</u>"], command="tigon <u>")
+    page = make_page(tmp_path, contents)
+    assert {"script", "u"}.isdisjoint(page.tags)
+    assert "x" not in page.values("src")
+    for text in (*HOSTILE[:3], "<u>notice</u>", "<i>$c_0$</i>", names[0]):
+        assert text in page.text
+    assert not any(char in page.source for char in "\0\x1b")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_datasets": 1, "n_components": 1, "n_genes": 9, "n_clusters": 2, "labels": False},
+        {"n_datasets": 40, "n_clusters": 50, "n_components": 3},
+        {"n_cells": 3, "n_datasets": 2, "n_clusters": 1, "n_genes": 2, "n_components": 1},
+        {"n_cells": 60, "n_unassigned": 60},
+    ],
+    ids=["one dataset", "many of all", "few of all", "no cell assigned"],
+)
+def test_awkward_runs_have_a_page(tmp_path: Path, options: dict[str, int]) -> None:
+    page = make_page(tmp_path, build_contents(**options))
+    for heading in ("Cells", "Data", "Genes of the factors", "Fit", "Time and memory"):
+        assert heading in page.text
+    assert ("Composition of the clusters" in page.text) == (options.get("n_datasets") != 1)
+
+
+def test_groups_beyond_the_palette_are_told(tmp_path: Path) -> None:
+    page = make_page(tmp_path, build_contents(n_datasets=45, n_clusters=3))
+    assert "45 datasets" in page.text
+    assert "5 others" in page.text
+
+
+def test_cluster_of_one_dataset_is_named(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=1000)
+    own = (contents.obs["tigon_dataset"] == "donor3").to_numpy()
+    clusters = np.where(own & (np.arange(1000) % 2 == 0), "private", "shared")
+    contents = replace(contents, obs=contents.obs.assign(tigon_cluster=clusters))
+    page = make_page(tmp_path, contents)
+    size = int((clusters == "private").sum())
+    assert f"Cluster private: 100% of its {size} cells are from donor3." in page.text
+    assert "Cluster shared:" not in page.text
+
+
+def test_parts_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=100)
+    obs = contents.obs[["label"]]
+    contents = replace(
+        contents,
+        obs=obs,
+        obsm={"X_inmf": contents.obsm["X_inmf"]},
+        history={},
+        timings_s={},
+        scores={},
+        notices=(),
+        command="",
+        peak_memory_bytes=0,
+        memory_limit_bytes=None,
+    )
+    page = make_page(tmp_path, contents)
+    assert "UMAP" not in page.text
+    assert "Peak memory" not in page.text
+    assert "Factors by dataset" in page.text
+
+
+def test_missing_labels_are_a_group(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=100)
+    label = pd.Series([None, "a"] * 50, index=contents.obs.index)
+    page = make_page(tmp_path, replace(contents, obs=contents.obs.assign(label=label)))
+    assert "a 50" in page.text
+    assert "missing 50" in page.text
+
+
+def test_label_key_chooses_the_column(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=100, labels=False)
+    contents = replace(contents, obs=contents.obs.assign(tissue="lung"))
+    page = make_page(tmp_path, contents, label_key="tissue")
+    assert "by tissue" in page.text
+    with pytest.raises(InputError, match="no column 'organ' to show as labels"):
+        write_report(tmp_path / "run.zarr", tmp_path / "other.html", label_key="organ")
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_many_cells_are_sampled_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatter, "MAX_POINTS", 700)
+    page = make_page(tmp_path, build_contents())
+    assert "A random sample of 700 of the 3,000 cells is drawn." in page.text
+
+
+def test_points_are_read_in_blocks_and_shuffled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "_READ_ROWS", 130)
+    monkeypatch.setattr(scatter, "MAX_POINTS", 900)
+    contents = build_contents()
+    run = Run.open(write_run(tmp_path / "run.zarr", contents))
+    points = scatter.draw_cells(run.obsm("X_umap"), seed=3)
+    assert len(np.unique(points.cells)) == 900
+    assert (np.diff(points.cells) > 0).mean() < 0.6
+    np.testing.assert_array_equal(points.xy, np.asarray(contents.obsm["X_umap"])[points.cells])
+
+
+def test_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run.zarr", build_contents(n_cells=300))
+    first = write_report(run, tmp_path / "a.html").read_bytes()
+    assert write_report(run, tmp_path / "b.html").read_bytes() == first
+
+
+def test_existing_page_is_kept(tmp_path: Path) -> None:
+    run = Run.open(write_run(tmp_path / "run.zarr", build_contents(n_cells=100)))
+    out = tmp_path / "run.html"
+    out.write_text("mine")
+    with pytest.raises(OutputExistsError):
+        write_report(run, out)
+    assert out.read_text() == "mine"
+    write_report(run, out, overwrite=True)
+    assert "100 cells" in Page(out).text
