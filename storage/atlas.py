@@ -1,0 +1,196 @@
+"""An atlas: the counts of one or more sources as one matrix of cells x genes.
+
+Cells are read in runs, from wherever they are, as checked counts over the
+genes of the atlas; any split into runs gives the same cells.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.block import Block
+from tigon.storage.counts import index_dtype
+from tigon.storage.part import Part
+from tigon.storage.sources.matrix import Rows
+from tigon.storage.sources.source import Labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Atlas:
+    """Counts of cells x genes, read in runs of cells; made by ``open_atlas``.
+
+    Parameters
+    ----------
+    parts
+        The sources, in the order of their cells.
+    labels
+        Which source each cell is from and what each source measured.
+    load_obs, load_var
+        Give the tables when they are first asked for.
+    values_dtype
+        Type of the counts in every block.
+    path
+        Where the atlas is, if it is in one place.
+
+    Notes
+    -----
+    ``read`` may be called from several threads at once.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        labels: Labels,
+        load_obs: Callable[[], pd.DataFrame],
+        load_var: Callable[[], pd.DataFrame],
+        values_dtype: np.dtype[Any],
+        path: str | None,
+    ) -> None:
+        self._parts = tuple(parts)
+        self._labels = labels
+        self._obs = _Once(load_obs)
+        self._var = _Once(load_var)
+        self._values_dtype = values_dtype
+        self._path = path
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Table of the cells, with the column ``tigon_dataset``; treat it as read-only."""
+        return self._obs.get()
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """Table of the genes, by name; treat it as read-only."""
+        return self._var.get()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self._labels.codes)
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return int(self._labels.measured.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+        return self.n_cells, self.n_genes
+
+    @property
+    def source_names(self) -> list[str]:
+        """Names of the sources."""
+        return list(self._labels.names)
+
+    @property
+    def source_codes(self) -> NDArray[np.int32]:
+        """Source of each cell, shape (n_cells,)."""
+        return self._labels.codes
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Which genes each source measured, shape (n_sources, n_genes)."""
+        return self._labels.measured
+
+    @property
+    def values_dtype(self) -> np.dtype[Any]:
+        """Type of the counts in every block: uint16, uint32 or float32."""
+        return self._values_dtype
+
+    @property
+    def path(self) -> str | None:
+        """Path or URL of an atlas in one place; None for lists and AnnData in memory."""
+        return self._path
+
+    @property
+    def n_nonzeros(self) -> int | None:
+        """Number of counts above zero; None where it takes a pass to know."""
+        if len(self._parts) > 1 or self._parts[0].kind.gene_map is not None:
+            return None
+        return self._parts[0].source.n_nonzeros
+
+    def read(self, start: int, stop: int) -> Block:
+        """Cells ``start`` to ``stop``.
+
+        Raises
+        ------
+        InputError
+            An entry is not a count, or a file is damaged.
+        """
+        if not 0 <= start <= stop <= self.n_cells:
+            raise ValueError(f"cells {start} to {stop} asked for: there are {self.n_cells}")
+        pieces = [part.read(start, stop) for part in self._parts if part.overlaps(start, stop)]
+        rows = pieces[0] if len(pieces) == 1 else self._concatenated(pieces)
+        return Block(
+            start=start,
+            indptr=rows.indptr,
+            indices=rows.indices,  # type: ignore[arg-type]
+            values=rows.values,  # type: ignore[arg-type]
+            n_genes=self.n_genes,
+        )
+
+    def estimate_block_bytes(self, n_cells: int) -> int:
+        """Bytes that reading ``n_cells`` cells may take, for planning.
+
+        What is read from the file is counted beside the block made from it. No
+        run of cells of one source takes more.
+        """
+        n_cells = min(n_cells, self.n_cells)
+        return max(part.estimate_bytes(n_cells) for part in self._parts)
+
+    def close(self) -> None:
+        """Close files and remove intermediate ones."""
+        for part in self._parts:
+            part.source.close()
+
+    def __enter__(self) -> Atlas:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Atlas {self.path or 'of ' + ', '.join(self.source_names)}: {self.n_cells:,} cells x "
+            f"{self.n_genes:,} genes, {len(self.source_names)} sources"
+        )
+
+    def _concatenated(self, pieces: Sequence[Rows]) -> Rows:
+        before = np.cumsum([0, *(len(piece.indices) for piece in pieces)])
+        indptr = [piece.indptr[1:] + n for piece, n in zip(pieces, before[:-1], strict=True)]
+        no_indices = np.empty(0, index_dtype(self.n_genes))
+        no_values = np.empty(0, self.values_dtype)
+        return Rows(
+            indptr=np.concatenate([np.zeros(1, np.int64), *indptr]),
+            indices=np.concatenate([no_indices, *(piece.indices for piece in pieces)]),
+            values=np.concatenate([no_values, *(piece.values for piece in pieces)]),
+        )
+
+
+class _Once:
+    """A table that is loaded when first asked for, by whichever thread asks."""
+
+    def __init__(self, load: Callable[[], pd.DataFrame]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._table: pd.DataFrame | None = None
+
+    def get(self) -> pd.DataFrame:
+        with self._lock:
+            if self._table is None:
+                self._table = self._load()
+            return self._table

@@ -1,0 +1,95 @@
+"""One source's place in an atlas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tigon.storage import counts
+from tigon.storage.counts import BadEntry, CountType, clean_rows
+from tigon.storage.errors import InputError
+from tigon.storage.sources.matrix import Rows
+from tigon.storage.sources.source import Source
+
+_MASK_BYTES = 6  # of the gene maps and masks that cleaning an entry takes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The cells of one source within an atlas.
+
+    Attributes
+    ----------
+    source
+        Where the cells are.
+    first
+        Position of its first cell in the atlas.
+    kind
+        What its rows become.
+    """
+
+    source: Source
+    first: int
+    kind: CountType
+
+    def overlaps(self, start: int, stop: int) -> bool:
+        """Whether any of the atlas's cells ``start`` to ``stop`` are here."""
+        return start < self.first + self.source.n_cells and self.first < stop
+
+    def read(self, start: int, stop: int) -> Rows:
+        """Those of the atlas's cells ``start`` to ``stop`` that are here, as counts."""
+        first = max(0, start - self.first)
+        last = min(stop - self.first, self.source.n_cells)
+        stored = self.source.matrix.read(first, last)
+        try:
+            rows = clean_rows(stored, self.kind)
+        except BadEntry as entry:
+            raise self._refusal(entry, first) from entry
+        self._check_complete(stored, rows, first, last)
+        return rows
+
+    def estimate_bytes(self, n_cells: int) -> int:
+        """Bytes of ``n_cells`` cells as stored and as counts together."""
+        stored = self.source.matrix.entry_bytes
+        clean = self.kind.indices.itemsize + self.kind.values.itemsize
+        n_entries = self.source.matrix.most_entries(n_cells)
+        return 3 * 8 * (n_cells + 1) + n_entries * (stored + clean + _MASK_BYTES)
+
+    def _check_complete(self, stored: Rows, rows: Rows, first: int, last: int) -> None:
+        """Refuse zeros in Tigon's own atlas: Zarr reads a lost chunk as zeros."""
+        own = self.source.n_nonzeros is not None and self.kind.gene_map is None
+        if own and len(rows.indices) != len(stored.indices):
+            raise InputError(
+                f"{self.source.where}: counts of cells {first:,} to {last:,} are lost: a file of "
+                "the atlas is missing; copy it again or ingest it again"
+            )
+
+    def _refusal(self, entry: BadEntry, first: int) -> InputError:
+        where = self.source.where
+        cell = str(self.source.load_obs().index[first + entry.row])
+        if entry.problem == counts.OUT_OF_RANGE:
+            return InputError(
+                f"{where}: cell {cell!r} has {entry.problem} ({entry.column:,}): there are "
+                f"{self.kind.n_columns:,}; the file is damaged, write it again"
+            )
+        return InputError(
+            f"{where}: {entry.problem} ({entry.value:.6g}) for cell {cell!r}, gene "
+            f"{self._gene(entry.column)!r}: {self._limit(entry)}; {self._way_out(entry)}"
+        )
+
+    def _gene(self, column: int) -> str:
+        if self.source.columns is None:
+            return str(self.source.load_var().index[column])
+        rows = (self.source.columns == column).nonzero()[0]
+        return str(self.source.load_var().index[rows[0]]) if len(rows) else f"feature {column + 1}"
+
+    def _limit(self, entry: BadEntry) -> str:
+        if entry.problem == counts.TOO_LARGE:
+            return f"counts are stored as {self.kind.values.name}"
+        return "counts are whole numbers of at least 0"
+
+    def _way_out(self, entry: BadEntry) -> str:
+        hint = self.source.hint
+        if entry.problem != counts.FRACTION:
+            return hint or "correct it or leave the cell out"
+        allow = "take such values as they are with --allow-non-integer"
+        return f"{hint}, or {allow}" if hint else allow

@@ -1,0 +1,73 @@
+"""Tigon's own atlas, opened without reading its tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tigon.storage import layout as names
+from tigon.storage.errors import InputError
+from tigon.storage.sources.anndata_layout import Layout, check_is_anndata, read_table
+from tigon.storage.sources.csr import CsrMatrix
+from tigon.storage.sources.matrix import reading
+from tigon.storage.sources.offsets import Offsets
+from tigon.storage.sources.source import Labels, Source
+
+
+def is_tigon_atlas(layout: Layout) -> bool:
+    """Whether ``X`` carries Tigon's mark."""
+    return "X" in layout.root and names.MARK in layout.root["X"].attrs
+
+
+def open_tigon_atlas(layout: Layout) -> Source:
+    """Open an atlas that ``write_atlas`` wrote.
+
+    Raises
+    ------
+    InputError
+        A newer Tigon wrote it, or a part is missing.
+    """
+    root, where = layout.root, layout.where
+    X = root["X"]
+    mark = X.attrs[names.MARK]
+    if mark["format_version"] > names.FORMAT_VERSION:
+        raise InputError(
+            f"{where} is an atlas of format {mark['format_version']}: this Tigon reads up to "
+            f"{names.FORMAT_VERSION}; update Tigon"
+        )
+    check_is_anndata(layout)
+    with reading(where, 0, 0):
+        matrix = _matrix(layout, X, mark["largest_row"])
+        labels = _labels(root)
+    return Source(
+        where=where,
+        matrix=matrix,
+        load_obs=lambda: read_table(layout, "obs"),
+        load_var=lambda: read_table(layout, "var"),
+        labels=labels,
+        n_nonzeros=matrix.offsets.n_entries,
+        close=layout.close,
+    )
+
+
+def _matrix(layout: Layout, X: Any, largest_row: int) -> CsrMatrix:
+    n_cells, n_genes = X.attrs["shape"]
+    return CsrMatrix(
+        where=layout.where,
+        shape=(int(n_cells), int(n_genes)),
+        indptr=X["indptr"],
+        indices=X["indices"],
+        values=X["data"],
+        offsets=Offsets(values=X[names.OFFSETS][:], largest_row=largest_row),
+        lock=layout.lock,
+    )
+
+
+def _labels(root: Any) -> Labels:
+    tigon = root[names.UNS]
+    return Labels(
+        names=[str(name) for name in tigon[names.SOURCE_NAMES][:]],
+        codes=root[f"obs/{names.DATASET_COLUMN}/codes"][:].astype(np.int32),
+        measured=tigon[names.MEASURED][:],
+    )
