@@ -67,11 +67,14 @@ def group_cells(title: str, column: pd.Series, order: Sequence[str] | None = Non
     order
         Names in the order wanted. None: natural order, "unassigned" last.
     """
-    text = column.astype(object).where(column.notna(), "missing").map(str)
-    present = set(text.unique())
+    values = pd.Categorical(column)
+    # Missing values have code -1: the last of these names.
+    texts = [*map(str, values.categories), "missing"]
+    present = {texts[code] for code in np.unique(values.codes).tolist()}
     kept = [name for name in order or () if name in present]
     names = kept + sorted(present.difference(kept), key=_natural)
-    codes = pd.Categorical(text, categories=names).codes.astype(np.int32)
+    position = {name: i for i, name in enumerate(names)}
+    codes = np.array([position.get(text, -1) for text in texts], dtype=np.int32)[values.codes]
     sizes = np.bincount(codes, minlength=len(names)).astype(np.int64)
     shown = [printable(name) for name in names]
     return Grouping(title, codes, shown, sizes, colours_of(shown, sizes))
