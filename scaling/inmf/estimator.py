@@ -19,7 +19,7 @@ from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.inmf.projecting import FittedMetagenes, project
 from tigon.scaling.preparing import PrepareConfig, prepare
-from tigon.storage import open_atlas
+from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -161,15 +161,18 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         chosen = PrepareConfig(
             batch_key=batch_key, n_genes=self.n_genes, small_datasets=self.small_datasets
         )
-        atlas = open_atlas(X)
-        with self._engine() as engine, tempfile.TemporaryDirectory(prefix="tigon-") as scratch:
+        with (
+            borrowed_atlas(X) as atlas,
+            self._engine() as engine,
+            tempfile.TemporaryDirectory(prefix="tigon-") as scratch,
+        ):
             prepared = prepare(atlas, chosen, config.n_components, engine, self.progress)
             found = factorise(
                 atlas, prepared, config, Path(scratch), engine, _discard, self.progress
             )
+            self.genes_ = np.asarray(atlas.var.index[prepared.genes], dtype=object)
         names = prepared.datasets.names
         self.batch_key_ = batch_key
-        self.genes_ = np.asarray(atlas.var.index[prepared.genes], dtype=object)
         self.W_ = found.W
         self.V_ = dict(zip(names, found.V, strict=True))
         self.A_ = dict(zip(names, found.solution.A, strict=True))
@@ -206,17 +209,16 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             The data have none of the genes.
         """
         check_is_fitted(self, "W_")
-        atlas = open_atlas(X)
-        datasets = datasets_of(atlas, batch_key or self.batch_key_)
-        H = np.zeros((atlas.n_cells, self.n_components), np.float32)
-
-        def write(positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-            H[positions] = rows
-
         fitted = FittedMetagenes(
             list(self.genes_), self.W_, self.V_, self.measured_, self.scale_, self.lam
         )
-        with self._engine() as engine:
+        with borrowed_atlas(X) as atlas, self._engine() as engine:
+            datasets = datasets_of(atlas, batch_key or self.batch_key_)
+            H = np.zeros((atlas.n_cells, self.n_components), np.float32)
+
+            def write(positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+                H[positions] = rows
+
             project(atlas, datasets, fitted, self.tol_final, engine, write, self.progress)
         return H
 
@@ -224,8 +226,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self, X: Counts, y: None = None, *, batch_key: str | Sequence[str] | None = None
     ) -> NDArray[np.float32]:
         """Fit, then the loadings of the same cells, shape (n_cells, k)."""
-        atlas = open_atlas(X)
-        return self.fit(atlas, y, batch_key=batch_key).transform(atlas)
+        with borrowed_atlas(X) as atlas:
+            return self.fit(atlas, y, batch_key=batch_key).transform(atlas)
 
     def _config(self) -> INMFConfig:
         names = INMFConfig.__dataclass_fields__

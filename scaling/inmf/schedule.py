@@ -35,7 +35,7 @@ class Schedule:
 
     def epoch(self, number: int, seed: np.random.SeedSequence) -> list[tuple[int, int]]:
         """Stretches (start, stop) of the pack, one a step, in order; together all cells."""
-        rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(number,)))
+        rng = np.random.default_rng(_child(seed, number))
         offset = 0 if number == 0 else int(rng.integers(self._largest))
         cuts = self._cuts(offset)
         order = range(len(cuts)) if number == 0 else rng.permutation(len(cuts)).tolist()
@@ -65,3 +65,8 @@ def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
         return Schedule(n_cells, steps, config.n_epochs, config.n_epochs)
     fewest = max(MIN_EPOCHS, -(-MIN_STEPS // steps))
     return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS))
+
+
+def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """The seed of an epoch: named, not spawned, so that a resumed run draws the same."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))

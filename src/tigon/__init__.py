@@ -1,3 +1,72 @@
-"""Tigon: integration of single-cell atlases that do not fit in memory."""
+"""Tigon: integration of single-cell atlases that do not fit in memory.
+
+>>> import tigon
+>>> run = tigon.integrate("atlas.zarr", batch_key="donor", out="run.zarr")  # doctest: +SKIP
+>>> adata = run.to_anndata()  # doctest: +SKIP
+
+Names are loaded when first used, so that importing Tigon costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tigon.integrate import integrate, plan
+    from tigon.report import write_report
+    from tigon.scaling.inmf.estimator import OnlineINMF
+    from tigon.storage.atlas import Atlas
+    from tigon.storage.errors import InputError, MemoryLimitError, OutputExistsError, TigonError
+    from tigon.storage.ingest import write_atlas
+    from tigon.storage.opening import open_atlas as open  # noqa: A004
+    from tigon.storage.run import Run
+    from tigon.storage.run_export import export_h5ad
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Atlas": "tigon.storage.atlas",
+    "InputError": "tigon.storage.errors",
+    "MemoryLimitError": "tigon.storage.errors",
+    "OnlineINMF": "tigon.scaling.inmf.estimator",
+    "OutputExistsError": "tigon.storage.errors",
+    "Run": "tigon.storage.run",
+    "TigonError": "tigon.storage.errors",
+    "export_h5ad": "tigon.storage.run_export",
+    "integrate": "tigon.integrate",
+    "open": "tigon.storage",
+    "plan": "tigon.integrate",
+    "write_atlas": "tigon.storage",
+    "write_report": "tigon.report",
+}
+_ELSEWHERE = {"open": "open_atlas"}
+
+__all__ = [
+    "Atlas",
+    "InputError",
+    "MemoryLimitError",
+    "OnlineINMF",
+    "OutputExistsError",
+    "Run",
+    "TigonError",
+    "__version__",
+    "export_h5ad",
+    "integrate",
+    "open",
+    "plan",
+    "write_atlas",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tigon' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), _ELSEWHERE.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
