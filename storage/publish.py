@@ -58,7 +58,7 @@ def published(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     ...     aside.write_text("<html>...")
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve would follow a link named as output)
-    _check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite)
     partial = _aside(out, "partial")
     if partial in _being_written:
         raise OutputExistsError(
@@ -99,7 +99,14 @@ def _aside(out: Path, role: str) -> Path:
     return out.with_name(f".{out.name}.tigon-{role}-{os.getpid()}")
 
 
-def _check_output(out: Path, *, overwrite: bool) -> None:
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output that :func:`published` would refuse, before any work is done.
+
+    Raises
+    ------
+    OutputExistsError, InputError
+        As for :func:`published`.
+    """
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist: make it first")
     _restore_interrupted(out)
