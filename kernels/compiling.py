@@ -1,0 +1,53 @@
+"""Telling when kernels are compiled, which takes seconds where no cache is.
+
+Numba announces compilations, and only these: loading from the cache is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from numba.core import event
+
+
+def compilations(
+    began: Callable[[], None], ended: Callable[[], None]
+) -> AbstractContextManager[Any]:
+    """Tell when compiling a kernel begins and ends.
+
+    Parameters
+    ----------
+    began, ended
+        Called within the returned context, from whichever thread compiles. A
+        kernel that needs another one is one compilation.
+    """
+    context: AbstractContextManager[Any] = event.install_listener(
+        "numba:compile", _Listener(began, ended)
+    )
+    return context
+
+
+class _Listener(event.Listener):  # type: ignore[misc]
+    """Listens to our kernels only: other libraries compile some at every run."""
+
+    def __init__(self, began: Callable[[], None], ended: Callable[[], None]) -> None:
+        self._began, self._ended = began, ended
+        self._depth = 0  # Numba compiles under one lock, so that this needs none.
+
+    def on_start(self, event: Any) -> None:
+        if _is_ours(event):
+            self._depth += 1
+            if self._depth == 1:
+                self._began()
+
+    def on_end(self, event: Any) -> None:
+        if _is_ours(event):
+            self._depth -= 1
+            if self._depth == 0:
+                self._ended()
+
+
+def _is_ours(event: Any) -> bool:
+    return str(event.data["dispatcher"].py_func.__module__).startswith("tigon.")

@@ -1,0 +1,60 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tigon.command.export import export
+from tigon.command.info import info
+from tigon.command.ingest import ingest
+from tigon.command.integrate import RememberingCommand, integrate
+from tigon.command.report import report
+
+app = typer.Typer(
+    name="tigon",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    epilog="Learn more about a command: `tigon integrate --help`",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from tigon import __version__
+
+        typer.echo(f"tigon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tigon(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """Integrate single-cell atlases, also those that do not fit in memory.
+
+    From count files to integrated, clustered and pictured cells:
+
+    - `tigon ingest ctrl.h5ad stim.h5ad --out atlas.zarr`
+
+    - `tigon integrate atlas.zarr --batch-key batch --out run.zarr`
+
+    - `tigon info run.zarr`
+
+    The run opens with `anndata.read_zarr`; its report, `run.html`, in any browser.
+    """
+
+
+app.command(no_args_is_help=True)(ingest)
+app.command(no_args_is_help=True)(info)
+app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
+app.command(no_args_is_help=True)(export)
+app.command(no_args_is_help=True)(report)

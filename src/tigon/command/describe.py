@@ -1,0 +1,236 @@
+"""What an atlas or a run is, as plain facts and as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tigon.storage.atlas import Atlas
+    from tigon.storage.run import Run
+
+Facts = dict[str, Any]
+
+_MOST_VALUES = 12
+"""A column with more distinct values is summed up by their number or range."""
+
+SCORES = {
+    "ari": "ARI",
+    "nmi": "NMI",
+    "knn_accuracy": "kNN accuracy",
+    "mixing": "mixing",
+}
+
+
+def is_run(path: str) -> bool:
+    """Whether a run of ``tigon integrate`` is at ``path``."""
+    return (Path(path) / "uns" / "tigon" / "objective").exists()
+
+
+def describe_atlas(atlas: Atlas, path: str) -> Facts:
+    """Sizes, datasets and columns of an atlas or of any source."""
+    obs = atlas.obs
+    return {
+        "kind": "atlas",
+        "path": path,
+        "n_cells": atlas.n_cells,
+        "n_genes": atlas.n_genes,
+        "n_nonzeros": atlas.n_nonzeros,
+        "n_bytes": size_on_disk(path),
+        "datasets": _count_codes(atlas.source_names, atlas.source_codes),
+        "obs": {str(name): _describe_column(obs[name]) for name in obs.columns},
+    }
+
+
+def describe_run(run: Run) -> Facts:
+    """Sizes, result and configuration of a run."""
+    obs = run.obs
+    clusters = obs["tigon_cluster"].astype(str).value_counts()
+    return {
+        "kind": "run",
+        "path": str(run.path),
+        "n_cells": len(obs),
+        "n_genes": len(run.genes),
+        "n_components": int(run.loadings.shape[1]),
+        "objective": run.objective,
+        "datasets": dict(zip(run.datasets, run.n_cells.tolist(), strict=True)),
+        "clusters": {str(name): int(n) for name, n in clusters.items()},
+        "scores": run.scores,
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "memory_limit_bytes": run.memory_limit_bytes,
+        "time_s": sum(run.timings_s.values()),
+        "n_bytes": size_on_disk(str(run.path)),
+        "obsm": list(run.obsm_names),
+        "obs": {str(name): _describe_column(obs[name]) for name in obs.columns},
+        "command": run.command,
+        "config": run.config,
+        "versions": run.versions,
+        "notices": run.notices,
+    }
+
+
+def tell_atlas(facts: Facts) -> str:
+    """Facts of :func:`describe_atlas` as text."""
+    return lay_out(
+        [
+            ("atlas", facts["path"]),
+            ("cells", f"{facts['n_cells']:,}"),
+            ("genes", f"{facts['n_genes']:,}"),
+            ("non-zeros", _or_unknown(facts["n_nonzeros"], "{:,}")),
+            ("on disk", _size(facts["n_bytes"])),
+            ("datasets", _tell_counts(facts["datasets"])),
+            *_tell_columns(facts["obs"]),
+        ]
+    )
+
+
+def tell_run(facts: Facts) -> str:
+    """The result of a run in a few lines."""
+    n_clusters = len(facts["clusters"].keys() - {"unassigned"})
+    n_unassigned = facts["clusters"].get("unassigned", 0)
+    unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
+    scores = ", ".join(f"{SCORES.get(k, k)} {v:.3f}" for k, v in facts["scores"].items())
+    limit = facts["memory_limit_bytes"]
+    return lay_out(
+        [
+            ("run", facts["path"]),
+            ("cells", f"{facts['n_cells']:,}"),
+            ("genes", f"{facts['n_genes']:,}"),
+            ("datasets", _tell_counts(facts["datasets"])),
+            ("factors", f"{facts['n_components']}"),
+            ("objective", f"{facts['objective']:.6g}"),
+            ("clusters", f"{n_clusters}{unassigned}"),
+            ("scores", scores),
+            (
+                "peak memory",
+                _size(facts["peak_memory_bytes"])
+                + (f" of {_size(limit)}" if limit is not None else ""),
+            ),
+            ("time", tell_seconds(facts["time_s"])),
+            *([("report", facts["report"])] if facts.get("report") else []),
+        ]
+    )
+
+
+def tell_run_in_full(facts: Facts) -> str:
+    """Facts of :func:`describe_run` as text, with what made the run."""
+    config = [(f"  {name}", _short(value)) for name, value in _flat(facts["config"])]
+    rest = lay_out(
+        [
+            ("on disk", _size(facts["n_bytes"])),
+            ("matrices", ", ".join(facts["obsm"])),
+            *_tell_columns(facts["obs"]),
+            ("command", facts["command"]),
+        ]
+    )
+    return "\n".join([tell_run(facts), rest, "configuration", lay_out(config)])
+
+
+def tell_export(facts: Facts) -> str:
+    """What ``tigon export`` wrote, as text."""
+    return lay_out(
+        [
+            ("file", facts["path"]),
+            ("cells", f"{facts['n_cells']:,}"),
+            ("genes", f"{facts['n_genes']:,}"),
+            ("counts", "yes" if facts["counts"] else "none: name their source with --atlas"),
+            ("on disk", _size(facts["n_bytes"])),
+        ]
+    )
+
+
+def size_on_disk(path: str) -> int | None:
+    """Bytes of a file or folder; None for a URL."""
+    place = Path(path)
+    if place.is_file():
+        return place.stat().st_size
+    if not place.is_dir():
+        return None
+    return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+
+def tell_seconds(seconds: float) -> str:
+    """A duration: ``8.1 s``, ``2 min 05 s``, ``1 h 07 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _count_codes(names: Iterable[str], codes: Any) -> dict[str, int]:
+    import numpy as np
+
+    names = list(names)
+    counts = np.bincount(codes, minlength=len(names))
+    return {name: int(n) for name, n in zip(names, counts, strict=True)}
+
+
+def _describe_column(column: pd.Series[Any]) -> Facts:
+    """Type, gaps, and the values of a column or their range."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    facts: Facts = {"type": str(column.dtype), "n_missing": int(column.isna().sum())}
+    counts = column.astype(object).value_counts()
+    facts["n_values"] = len(counts)
+    if len(counts) <= _MOST_VALUES:
+        facts["values"] = {str(value): int(n) for value, n in counts.items()}
+    elif is_numeric_dtype(column.dtype) and not is_bool_dtype(column.dtype):
+        facts["range"] = [column.min(), column.max()]
+    return facts
+
+
+def _tell_columns(columns: Mapping[str, Facts]) -> list[tuple[str, str]]:
+    lines = [(f"  {name}", _tell_column(facts)) for name, facts in columns.items()]
+    return [("columns of obs", ""), *lines] if lines else []
+
+
+def _tell_column(facts: Facts) -> str:
+    if "values" in facts:
+        text = _tell_counts(facts["values"])
+    elif "range" in facts:
+        low, high = facts["range"]
+        text = f"{low:.6g} to {high:.6g}"
+    else:
+        text = f"{facts['n_values']:,} different values"
+    return text + (f"; {facts['n_missing']:,} missing" if facts["n_missing"] else "")
+
+
+def _tell_counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {n:,}" for name, n in list(counts.items())[:_MOST_VALUES]]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 5:
+        return f"{', '.join(map(str, value[:5]))} and {len(value) - 5} more"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _size(n_bytes: int | None) -> str:
+    from tigon.scaling.budget import format_bytes
+
+    return "unknown" if n_bytes is None else format_bytes(n_bytes)
+
+
+def _or_unknown(value: int | None, layout: str) -> str:
+    return "not known without reading" if value is None else layout.format(value)
+
+
+def lay_out(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values in two columns; rows without a value are headings."""
+    rows = [(name, value) for name, value in rows if value or not name.startswith(" ")]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)

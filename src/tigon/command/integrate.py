@@ -1,0 +1,317 @@
+"""``tigon integrate``: the main job."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from tigon.command.options import (
+    CELLS,
+    FACTORS,
+    INPUT,
+    MACHINE,
+    OUTPUT,
+    AllowNonInteger,
+    GeneIdColumn,
+    Join,
+    JoinOption,
+    Json,
+    Layer,
+    Overwrite,
+    Quiet,
+    Raw,
+    SmallDatasets,
+    Sources,
+    Verbose,
+)
+from tigon.command.session import Session, session
+
+_ARGUMENTS = "tigon.arguments"
+
+
+class RememberingCommand(TyperCommand):
+    """Remembers its arguments as they were given, to store them in the run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def integrate(
+    context: typer.Context,
+    sources: Sources,
+    *,
+    batch_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Columns of obs that name the datasets to integrate.",
+            show_default="the source files",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of obs with known cell types: scores the result, never guides it.",
+            show_default="no scores",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    join: JoinOption = Join.inner,
+    gene_id_column: GeneIdColumn = None,
+    layer: Layer = None,
+    raw: Raw = False,
+    allow_non_integer: AllowNonInteger = False,
+    n_genes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Variable genes to select.",
+            show_default="2000",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    genes: Annotated[
+        str | None,
+        typer.Option(
+            "--genes",
+            "--n-genes-file",
+            metavar="FILE",
+            help="Use the genes listed in this file, one name a line, instead.",
+            show_default=False,
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPRESSION",
+            help="Keep cells for which this holds over the columns of obs: \"label != 'doublet'\".",
+            show_default="all cells",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    min_genes: Annotated[
+        int, typer.Option(help="Fewest detected genes of a cell.", rich_help_panel=CELLS)
+    ] = 0,
+    min_counts: Annotated[
+        float, typer.Option(help="Smallest total count of a cell.", rich_help_panel=CELLS)
+    ] = 0,
+    max_mito: Annotated[
+        float,
+        typer.Option(help="Largest mitochondrial share of a cell, 0 to 1.", rich_help_panel=CELLS),
+    ] = 1.0,
+    small_datasets: Annotated[
+        SmallDatasets,
+        typer.Option(
+            help="Datasets of fewer cells than factors: refuse, pool or leave out.",
+            rich_help_panel=CELLS,
+        ),
+    ] = SmallDatasets.error,
+    n_components: Annotated[
+        int, typer.Option("--n-components", "-k", help="Factors.", rich_help_panel=FACTORS)
+    ] = 20,
+    lam: Annotated[
+        float,
+        typer.Option(
+            help="Weight of the dataset-specific part: larger makes datasets more alike.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = 5.0,
+    n_epochs: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Passes over the selected genes; auto stops when the objective settles.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = "auto",
+    minibatch_size: Annotated[
+        int,
+        typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
+    ] = 5000,
+    n_sweeps: Annotated[
+        int, typer.Option(help="Updates of the metagenes per step.", rich_help_panel=FACTORS)
+    ] = 1,
+    random_state: Annotated[
+        int,
+        typer.Option(
+            help="Seed: the same gives the same bytes, for any number of threads.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = 0,
+    resolution: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the clusters: larger finds more.",
+            show_default="chosen for the data",
+            rich_help_panel=FACTORS,
+        ),
+    ] = None,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN.zarr",
+            help="The run to make; its report, with the ending .html, goes beside it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    umap: Annotated[
+        bool, typer.Option(help="Draw the cells in two dimensions.", rich_help_panel=OUTPUT)
+    ] = True,
+    report: Annotated[
+        bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)
+    ] = True,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show passes, bytes and memory; read no counts, write nothing.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
+    n_threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads; results do not depend on it.",
+            show_default="all processors",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Never use more memory than this: 512MiB, 2GiB, ...",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "2GiB",
+    quiet: Quiet = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Integrate datasets, cluster their cells, picture them and write a report.
+
+    Finds factors that datasets share and parts that are their own (online
+    iNMF), brings the loadings onto one scale, clusters and draws the cells.
+    Counts are streamed: memory stays below the limit for any number of cells.
+
+    Example: `tigon integrate kang.h5ad --batch-key batch --label-key label --out kang.zarr`
+
+    Try `--dry-run` first to see what it would take.
+    """
+    with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
+        options = dict(
+            batch_key=batch_key,
+            label_key=label_key,
+            n_components=n_components,
+            lam=lam,
+            n_genes=_wanted_genes(n_genes, genes),
+            n_epochs=_number_or(n_epochs, "auto", "--n-epochs"),
+            minibatch_size=minibatch_size,
+            n_sweeps=n_sweeps,
+            random_state=random_state,
+            n_threads=n_threads,
+            memory_limit=memory_limit,
+            cells=cells,
+            min_genes=min_genes,
+            min_counts=min_counts,
+            max_mito=max_mito,
+            small_datasets=small_datasets.value,
+            layer=layer,
+            raw=raw,
+            join=join.value,
+            gene_id_column=gene_id_column,
+            allow_non_integer=allow_non_integer,
+            resolution=resolution,
+            umap=umap,
+        )
+        source = sources[0] if len(sources) == 1 else sources
+        if dry_run:
+            _show_plan(source, options, shown)
+            return
+        options.update(overwrite=overwrite, report=report)
+        command = shlex.join(["tigon", "integrate", *context.meta[_ARGUMENTS]])
+        _integrate(source, out, options, command, shown)
+
+
+def _integrate(
+    source: str | list[str], out: str, options: dict[str, Any], command: str, shown: Session
+) -> None:
+    from tigon.command.describe import describe_run, tell_run
+    from tigon.integrate import integrate as make_run
+    from tigon.integrate import report_path
+    from tigon.kernels.compiling import compilations
+
+    with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        run = make_run(source, out=out, command=command, progress=shown.progress, **options)
+    facts = describe_run(run)
+    facts["report"] = str(report_path(Path(out))) if options["report"] else None
+    shown.answer(facts, tell_run(facts))
+
+
+def _show_plan(source: str | list[str], options: dict[str, Any], shown: Session) -> None:
+    from tigon.command.plan import describe_plan, tell_plan
+    from tigon.integrate import plan as make_plan
+
+    plan = make_plan(source, **options)
+    facts = describe_plan(plan, options["memory_limit"])
+    shown.answer(facts, tell_plan(facts))
+
+
+def _wanted_genes(n_genes: str | None, file: str | None) -> int | str | list[str]:
+    """How many genes to select, "all", or the names that ``file`` lists."""
+    from tigon.storage.errors import InputError
+
+    if file is None:
+        return _number_or("2000" if n_genes is None else n_genes, "all", "--n-genes")
+    if n_genes is not None:
+        raise InputError(
+            f"both --n-genes {n_genes} and --genes {file} were given: genes are counted or "
+            "listed; choose one"
+        )
+    return read_genes(Path(file))
+
+
+def read_genes(file: Path) -> list[str]:
+    """Names of genes, one a line; empty lines are skipped.
+
+    Raises
+    ------
+    InputError
+        The file is absent, not text, or lists nothing.
+    """
+    from tigon.storage.errors import InputError
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} cannot be read as a list of genes ({error}): it is a text file with one "
+            "name a line; check the name"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{file} lists no gene: at least one is needed, one name a line")
+    return names
+
+
+def _number_or(text: str, word: str, option: str) -> int | str:
+    from tigon.storage.errors import InputError
+
+    if text == word:
+        return word
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"{option} is {text!r}: a whole number or {word!r} is needed; for instance "
+            f"{option} {word}"
+        ) from None

@@ -1,0 +1,186 @@
+"""Showing progress: bars on a terminal, a line per finished stage elsewhere."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+_EPOCH = re.compile(r"epoch \d+")
+_UNIT = re.compile(r"(.*) \((\w+)\)")
+COMPILING = "compiling kernels (first run only)"
+
+
+class Display(Protocol):
+    """A ``tigon.storage.progress.Progress`` that can be closed."""
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None: ...
+
+    def compiling_began(self) -> None:
+        """A kernel is being compiled."""
+
+    def compiling_ended(self) -> None:
+        """It is compiled."""
+
+    def close(self) -> None:
+        """Show nothing any more."""
+
+
+def make_display(console: Console, *, quiet: bool) -> Display:
+    """The display that suits ``console``."""
+    if quiet:
+        return Hidden()
+    return Bar(console) if console.is_terminal else Lines(console)
+
+
+def split_unit(stage: str) -> tuple[str, str]:
+    """A stage's name and what it counts: cells, unless it ends in "(...)"."""
+    match = _UNIT.fullmatch(stage)
+    return (match[1], match[2]) if match else (stage, "cells")
+
+
+class Hidden:
+    """Shows nothing."""
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        """Show nothing."""
+
+    def compiling_began(self) -> None:
+        """Show nothing."""
+
+    def compiling_ended(self) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Lines:
+    """A line for each finished stage, with the seconds since the one before."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._since = time.monotonic()
+        self._told_of_compiling = False
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        if done < total:
+            return
+        name, unit = split_unit(stage)
+        now = time.monotonic()
+        parts = [f"{total:,} {unit}", *_figures(figures), f"{now - self._since:.1f} s"]
+        self._since = now
+        self._print(f"{name}: {', '.join(parts)}")
+
+    def compiling_began(self) -> None:
+        if not self._told_of_compiling:
+            self._told_of_compiling = True
+            self._print(COMPILING)
+
+    def compiling_ended(self) -> None:
+        """The next line tells."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+class Bar:
+    """A bar for each stage; epochs share one."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            _Speed(),
+            TextColumn("{task.fields[figures]}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            expand=True,
+        )
+        self._since = self._bars.get_time()
+        self._running: tuple[str, TaskID] | None = None
+        self._opening: TaskID | None = self._add("opening")
+        self._compiling: TaskID | None = None
+        self._bars.start()
+
+    def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        name, unit = split_unit(stage)
+        task = self._task(name, unit)
+        shown = ", ".join(_figures(figures))
+        self._bars.update(task, completed=done, total=total, figures=shown)
+        if done >= total:
+            self._since = self._bars.get_time()
+
+    def compiling_began(self) -> None:
+        if self._compiling is None:
+            self._compiling = self._add(COMPILING)
+
+    def compiling_ended(self) -> None:
+        self._compiling = self._remove(self._compiling)
+
+    def close(self) -> None:
+        self._opening = self._remove(self._opening)
+        self.compiling_ended()
+        self._bars.stop()
+
+    def _task(self, name: str, unit: str) -> TaskID:
+        """The bar of a stage; that of another epoch starts anew."""
+        key = "epoch" if _EPOCH.fullmatch(name) else name
+        self._opening = self._remove(self._opening)
+        if self._running is None or self._running[0] != key:
+            self._stop_clock()
+            self._running = key, self._add(name, unit)
+        task = self._running[1]
+        if self._known(task).description != name:
+            self._bars.reset(task, description=name)
+            self._known(task).start_time = self._since
+        return task
+
+    def _add(self, name: str, unit: str = "") -> TaskID:
+        # A stage is first heard of when its first part is done: it began before.
+        task = self._bars.add_task(name, total=None, unit=unit, figures="")
+        self._known(task).start_time = self._since
+        return task
+
+    def _remove(self, task: TaskID | None) -> None:
+        if task is not None:
+            self._bars.remove_task(task)
+
+    def _stop_clock(self) -> None:
+        """Another stage began: the one before is over, even where it stopped short."""
+        if self._running is not None:
+            self._bars.stop_task(self._running[1])
+
+    def _known(self, task: TaskID) -> Task:
+        return next(known for known in self._bars.tasks if known.id == task)
+
+
+class _Speed(ProgressColumn):
+    """Cells per second since the stage began."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.finished_time if task.finished else task.elapsed
+        if not seconds or not task.fields["unit"]:
+            return Text()
+        return Text(f"{task.completed / seconds:,.0f} {task.fields['unit']}/s")
+
+
+def _figures(figures: dict[str, float]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in figures.items()]
