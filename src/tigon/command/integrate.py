@@ -29,6 +29,7 @@ from tigon.command.options import (
     Verbose,
 )
 from tigon.command.session import Session, session
+from tigon.command.values import number_or, wanted_genes
 
 _ARGUMENTS = "tigon.arguments"
 
@@ -213,8 +214,8 @@ def integrate(
             label_key=label_key,
             n_components=n_components,
             lam=lam,
-            n_genes=_wanted_genes(n_genes, genes),
-            n_epochs=_number_or(n_epochs, "auto", "--n-epochs"),
+            n_genes=wanted_genes(n_genes, genes),
+            n_epochs=number_or(n_epochs, "auto", "--n-epochs"),
             minibatch_size=minibatch_size,
             n_sweeps=n_sweeps,
             random_state=random_state,
@@ -264,54 +265,3 @@ def _show_plan(source: str | list[str], options: dict[str, Any], shown: Session)
     plan = make_plan(source, **options)
     facts = describe_plan(plan, options["memory_limit"])
     shown.answer(facts, tell_plan(facts))
-
-
-def _wanted_genes(n_genes: str | None, file: str | None) -> int | str | list[str]:
-    """How many genes to select, "all", or the names that ``file`` lists."""
-    from tigon.storage.errors import InputError
-
-    if file is None:
-        return _number_or("2000" if n_genes is None else n_genes, "all", "--n-genes")
-    if n_genes is not None:
-        raise InputError(
-            f"both --n-genes {n_genes} and --genes {file} were given: genes are counted or "
-            "listed; choose one"
-        )
-    return read_genes(Path(file))
-
-
-def read_genes(file: Path) -> list[str]:
-    """Names of genes, one a line; empty lines are skipped.
-
-    Raises
-    ------
-    InputError
-        The file is absent, not text, or lists nothing.
-    """
-    from tigon.storage.errors import InputError
-
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{file} cannot be read as a list of genes ({error}): it is a text file with one "
-            "name a line; check the name"
-        ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{file} lists no gene: at least one is needed, one name a line")
-    return names
-
-
-def _number_or(text: str, word: str, option: str) -> int | str:
-    from tigon.storage.errors import InputError
-
-    if text == word:
-        return word
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(
-            f"{option} is {text!r}: a whole number or {word!r} is needed; for instance "
-            f"{option} {word}"
-        ) from None

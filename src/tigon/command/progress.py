@@ -21,6 +21,7 @@ from rich.text import Text
 
 _EPOCH = re.compile(r"epoch \d+")
 _UNIT = re.compile(r"(.*) \((\w+)\)")
+OPENING = "opening"
 COMPILING = "compiling kernels (first run only)"
 
 
@@ -116,8 +117,8 @@ class Bar:
         )
         self._since = self._bars.get_time()
         self._running: tuple[str, TaskID] | None = None
-        self._opening: TaskID | None = self._add("opening")
-        self._compiling: TaskID | None = None
+        self._spinners: dict[str, TaskID] = {}
+        self._spin(OPENING)
         self._bars.start()
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
@@ -129,21 +130,20 @@ class Bar:
             self._since = self._bars.get_time()
 
     def compiling_began(self) -> None:
-        if self._compiling is None:
-            self._compiling = self._add(COMPILING)
+        self._spin(COMPILING)
 
     def compiling_ended(self) -> None:
-        self._compiling = self._remove(self._compiling)
+        self._cease(COMPILING)
 
     def close(self) -> None:
-        self._opening = self._remove(self._opening)
-        self.compiling_ended()
+        self._cease(OPENING)
+        self._cease(COMPILING)
         self._bars.stop()
 
     def _task(self, name: str, unit: str) -> TaskID:
         """The bar of a stage; that of another epoch starts anew."""
         key = "epoch" if _EPOCH.fullmatch(name) else name
-        self._opening = self._remove(self._opening)
+        self._cease(OPENING)
         if self._running is None or self._running[0] != key:
             self._stop_clock()
             self._running = key, self._add(name, unit)
@@ -159,9 +159,13 @@ class Bar:
         self._known(task).start_time = self._since
         return task
 
-    def _remove(self, task: TaskID | None) -> None:
-        if task is not None:
-            self._bars.remove_task(task)
+    def _spin(self, name: str) -> None:
+        if name not in self._spinners:
+            self._spinners[name] = self._add(name)
+
+    def _cease(self, name: str) -> None:
+        if name in self._spinners:
+            self._bars.remove_task(self._spinners.pop(name))
 
     def _stop_clock(self) -> None:
         """Another stage began: the one before is over, even where it stopped short."""

@@ -1,0 +1,65 @@
+"""Options whose text has to be read: numbers or words, and lists of genes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tigon.storage.errors import InputError
+
+
+def wanted_genes(n_genes: str | None, file: str | None) -> int | str | list[str]:
+    """How many genes to select, "all", or the names that ``file`` lists.
+
+    Raises
+    ------
+    InputError
+        Both are given, or one cannot be read.
+    """
+    if file is None:
+        return number_or("2000" if n_genes is None else n_genes, "all", "--n-genes")
+    if n_genes is not None:
+        raise InputError(
+            f"both --n-genes {n_genes} and --genes {file} were given: genes are counted or "
+            "listed; choose one"
+        )
+    return read_genes(Path(file))
+
+
+def read_genes(file: Path) -> list[str]:
+    """Names of genes, one a line; empty lines are skipped.
+
+    Raises
+    ------
+    InputError
+        The file is absent, not text, or lists nothing.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} cannot be read as a list of genes ({error}): it is a text file with one "
+            "name a line; check the name"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{file} lists no gene: at least one is needed, one name a line")
+    return names
+
+
+def number_or(text: str, word: str, option: str) -> int | str:
+    """The whole number that ``text`` is, or ``word``.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if text == word:
+        return word
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"{option} is {text!r}: a whole number or {word!r} is needed; for instance "
+            f"{option} {word}"
+        ) from None
