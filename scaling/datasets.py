@@ -47,7 +47,11 @@ class Datasets:
         return Datasets(self.names, np.where(kept, self.codes, np.int32(-1)), self.measured)
 
 
-def datasets_of(atlas: Atlas, batch_key: str | Sequence[str] | None) -> Datasets:
+def datasets_of(
+    atlas: Atlas,
+    batch_key: str | Sequence[str] | None,
+    chosen: NDArray[np.bool_] | None = None,
+) -> Datasets:
     """Assign cells to datasets by columns of ``obs``, or by their source.
 
     Parameters
@@ -57,6 +61,8 @@ def datasets_of(atlas: Atlas, batch_key: str | Sequence[str] | None) -> Datasets
     batch_key
         A column of ``atlas.obs``, several (a list, or names joined by commas)
         whose combinations are the datasets, or None for the source.
+    chosen
+        Cells that take part, shape (n_cells,); all by default.
 
     Raises
     ------
@@ -68,13 +74,16 @@ def datasets_of(atlas: Atlas, batch_key: str | Sequence[str] | None) -> Datasets
     A dataset that pools cells of several sources measures the genes that all of
     them measure.
     """
-    labels = _labels(atlas.obs, batch_key or "tigon_dataset")
-    names, codes = np.unique(labels, return_inverse=True)
-    pairs = np.unique(np.stack([codes, atlas.source_codes]), axis=1)
+    cells = np.arange(atlas.n_cells) if chosen is None else np.flatnonzero(chosen)
+    names, codes = _labels(atlas.obs.iloc[cells], batch_key or "tigon_dataset")
+    n_sources = len(atlas.measured)
     measured = np.ones((len(names), atlas.n_genes), bool)
-    for dataset, source in pairs.T:
+    for pair in np.unique(codes * n_sources + atlas.source_codes[cells]).tolist():
+        dataset, source = divmod(pair, n_sources)
         measured[dataset] &= atlas.measured[source]
-    return Datasets(tuple(map(str, names)), codes.astype(np.int32), measured)
+    everyone = np.full(atlas.n_cells, -1, np.int32)
+    everyone[cells] = codes
+    return Datasets(tuple(names), everyone, measured)
 
 
 def batch_columns(batch_key: str | Sequence[str]) -> list[str]:
@@ -83,16 +92,24 @@ def batch_columns(batch_key: str | Sequence[str]) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _labels(obs: pd.DataFrame, batch_key: str | Sequence[str]) -> NDArray[np.str_]:
+def _labels(
+    obs: pd.DataFrame, batch_key: str | Sequence[str]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the datasets, sorted, and the number of each cell's."""
     columns = [batch_key] if batch_key in obs.columns else batch_columns(batch_key)
-    parts = [_column(obs, str(name)) for name in columns]
-    labels = parts[0]
-    for part in parts[1:]:
-        labels = np.char.add(np.char.add(labels, "|"), part)
-    return labels
+    names, codes = _column(obs, str(columns[0]))
+    for column in columns[1:]:
+        more, its = _column(obs, column)
+        pairs, codes = np.unique(codes * len(more) + its, return_inverse=True)
+        names = [f"{names[p // len(more)]}|{more[p % len(more)]}" for p in pairs.tolist()]
+    order = np.argsort(np.array(names, dtype=object), kind="stable")
+    return [names[i] for i in order], np.argsort(order)[codes]
 
 
-def _column(obs: pd.DataFrame, name: str) -> NDArray[np.str_]:
+def _column(obs: pd.DataFrame, name: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Distinct values of a column as text, and the number of each cell's."""
+    import pandas as pd
+
     if name not in obs.columns:
         known = ", ".join(map(str, obs.columns)) or "none"
         raise InputError(
@@ -100,15 +117,16 @@ def _column(obs: pd.DataFrame, name: str) -> NDArray[np.str_]:
             "choose one of these, or leave the batch key out to use the source files"
         )
     column = obs[name]
-    n_missing = int(column.isna().sum())
-    if n_missing:
-        first = column.index[column.isna()][0]
+    missing = column.isna().to_numpy()
+    if missing.any():
         raise InputError(
-            f"the batch key {name!r} has {n_missing} missing values of {len(column)} "
-            f"(first at cell {first!r}): every cell needs a dataset; fill them in, or leave "
-            f"these cells out with --cells '{name} == {name}'"
+            f"the batch key {name!r} has {missing.sum()} missing values of {len(column)} "
+            f"(first at cell {column.index[missing.argmax()]!r}): every cell needs a dataset; fill "
+            f"them in, or leave these cells out with --cells '{name} == {name}'"
         )
-    return np.asarray(column.astype(str), dtype=np.str_)
+    codes, values = pd.factorize(column)
+    names, same = np.unique([str(value) for value in values], return_inverse=True)
+    return names.tolist(), same[codes]
 
 
 def resolve_small(datasets: Datasets, n_components: int, policy: str) -> Datasets:

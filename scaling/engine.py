@@ -32,14 +32,17 @@ class ThreadEngine:
     ----------
     n_threads
         Threads that compute. Tasks must release the GIL to gain from them.
+    window
+        Tasks in flight unless a call says otherwise; twice the threads by default.
 
     Notes
     -----
     Leaving the context cancels what has not started and waits for what has.
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, window: int | None = None) -> None:
         self.n_threads = n_threads
+        self.window = window or 2 * n_threads
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon")
         # Reading ahead must not queue behind computing, and may feed it.
         self._readers = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-read")
@@ -56,9 +59,9 @@ class ThreadEngine:
         tasks
             Taken one by one as the window allows.
         window
-            At most this many tasks in flight; twice the threads by default.
+            At most this many tasks in flight; the engine's own by default.
         """
-        return _ordered(self._pool, fn, tasks, window or 2 * self.n_threads)
+        return _ordered(self._pool, fn, tasks, window or self.window)
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2

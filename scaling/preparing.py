@@ -58,6 +58,13 @@ class PrepareConfig:
                 "and drop; set --small-datasets"
             )
 
+    def at_most_genes(self, n_available: int) -> int:
+        """Genes that will be selected at most, of ``n_available``."""
+        if self.n_genes == "all":
+            return n_available
+        wanted = self.n_genes if isinstance(self.n_genes, int) else len(self.n_genes)
+        return min(wanted, n_available)
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -76,6 +83,11 @@ class Prepared:
     datasets: Datasets
     statistics: Statistics
     genes: NDArray[np.int64]
+
+    @property
+    def kept_codes(self) -> NDArray[np.int32]:
+        """Dataset of each kept cell, shape (n_kept,)."""
+        return self.datasets.codes[self.statistics.kept]
 
     def problem(self, lam: float) -> Problem:
         """Masks and scales over the selected genes."""
@@ -112,7 +124,7 @@ def prepare(
         little is left.
     """
     _check_components(n_components, atlas.n_cells, atlas.n_genes)
-    everyone = datasets_of(atlas, config.batch_key).keep(select_cells(atlas.obs, config.cells))
+    everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
     wanted = _listed(atlas, config)
     statistics = first_pass(atlas, everyone, config.cell_filter, engine, progress)
     if not statistics.kept.any():

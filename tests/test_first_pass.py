@@ -138,6 +138,18 @@ def test_combined_keys_name_combinations(adata) -> None:  # type: ignore[no-unty
     np.testing.assert_array_equal(datasets.codes == cell, mine.to_numpy())
 
 
+def test_cells_left_out_need_no_dataset(adata) -> None:  # type: ignore[no-untyped-def]
+    adata = adata.copy()
+    adata.obs["batch"] = adata.obs["batch"].astype(object)
+    adata.obs.iloc[7, 0] = None
+    atlas = tigon.open(adata)
+    with pytest.raises(InputError, match=r"1 missing values of 5000 \(first at cell 'cell7'\)"):
+        datasets_of(atlas, "batch")
+    datasets = datasets_of(atlas, "batch", select_cells(atlas.obs, "batch == batch"))
+    assert datasets.codes[7] == -1
+    assert datasets.sizes.sum() == 4999
+
+
 def test_small_datasets_are_named_merged_or_dropped(adata) -> None:  # type: ignore[no-untyped-def]
     adata = adata[:300].copy()
     adata.obs["batch"] = ["big"] * 290 + ["s1"] * 4 + ["s2"] * 6
