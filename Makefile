@@ -1,4 +1,5 @@
-# make demo     simulate an atlas, integrate it, compare (DATA=file.h5ad for one of yours)
+# make demo     simulate an atlas, integrate it, compare with PCA and Harmony;
+#               DATA=file.h5ad BATCH=column LABEL=column: integrate a file of yours instead
 # make test     everything that must hold before a change goes in, on the built wheel
 # make dev      set up .venv for development; make check and make quick use it
 #
@@ -11,14 +12,15 @@ BIN := .venv/bin
 # Errors only: what else pip says is about the machine, not about this project.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 ROOMS := kernels storage scaling src
-SOURCES := $(shell find $(ROOMS) -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
+# Folders too: their times tell of files that went away.
+SOURCES := $(shell find $(ROOMS) -not -path '*/__pycache__*' -not -path '*.egg-info*')
 
 .PHONY: demo test dev check lint types quick wheel lock clean
 
 dev: .venv/installed
 
 demo: .venv/installed
-	$(BIN)/python benchmarks/demo.py $(if $(DATA),--data "$(DATA)") \
+	@$(BIN)/python benchmarks/demo.py $(if $(DATA),--data "$(DATA)") \
 		$(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABEL),--label-key "$(LABEL)")
 
 test: check .venv-test/installed

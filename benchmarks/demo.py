@@ -39,7 +39,8 @@ def integrate(sources: list[Path], out: Path, batch_key: str | None, label_key: 
     command += ["--out", str(out), "--overwrite"]
     print("\n$", " ".join(command), flush=True)
     beside_python = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, check=True, env=beside_python)
+    if code := subprocess.run(command, check=False, env=beside_python).returncode:
+        sys.exit(code)  # the command has said why
 
 
 def compare(sources: list[Path], run: anndata.AnnData) -> dict[str, tuple[float, str]]:
