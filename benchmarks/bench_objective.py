@@ -7,8 +7,8 @@ method and seed, then the medians.
 
     python benchmarks/bench_objective.py kang_pbmc_stim.h5ad --batch-key batch
 
-nmf-torch is not a dependency: `pip install nmf-torch==0.1.1`. `--tiny` runs a
-small simulated problem, without the peer where it is absent.
+nmf-torch is not a dependency: `pip install nmf-torch==0.1.1`; where it is absent
+Tigon is run alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ import tigon
 from tigon.kernels import reference
 
 
-def prepared(
-    path: Path, batch_key: str, model: tigon.OnlineINMF
-) -> dict[str, NDArray[np.float32]]:
+def prepared(path: Path, batch_key: str, model: tigon.OnlineINMF) -> dict[str, NDArray[np.float32]]:
     """Scaled dense matrices by dataset, exactly as the model saw them."""
     import anndata
 
@@ -41,9 +39,7 @@ def prepared(
     counts = adata[:, list(model.genes_)].X.toarray()
     names = adata.obs[batch_key].astype(str).to_numpy()
     x = counts / np.maximum(totals, 1)[:, None]
-    return {
-        name: (x[names == name] * model.scale_[name]).astype(np.float32) for name in model.V_
-    }
+    return {name: (x[names == name] * model.scale_[name]).astype(np.float32) for name in model.V_}
 
 
 def objective(
@@ -99,12 +95,14 @@ def _nmf_torch(X: dict[str, NDArray[np.float32]], seed: int, k: int, lam: float)
     W = np.asarray(W)
     # nmf-torch returns genes x k or k x genes, depending on its algorithm.
     turn = W.shape[0] != k
-    by_name = {name: np.asarray(v).T if turn else np.asarray(v) for name, v in zip(X, V, strict=True)}
+    by_name = {
+        name: np.asarray(v).T if turn else np.asarray(v) for name, v in zip(X, V, strict=True)
+    }
     return {
         "method": "nmf-torch online",
         "version": version("nmf-torch"),
         "seed": seed,
-        "objective": objective(X, W.T if turn else W, by_name, lam),
+        "objective": objective(X, W.T if turn else W, dict(zip(X, V, strict=True)), lam),
         "seconds": round(seconds, 2),
     }
 

@@ -23,12 +23,13 @@ Float64 = NDArray[np.float64]
 
 def gram(L: Float64, V: Float64, lam: float) -> Float64:
     """Gram matrix G = L L^T + lambda V V^T, shape (k, k)."""
-    return L @ L.T + lam * (V @ V.T)
+    return np.asarray(L @ L.T + lam * (V @ V.T))
 
 
 def products(X: sparse.csr_array, L: Float64) -> Float64:
     """Products R = X L^T, shape (n, k)."""
-    return np.asarray(X.astype(np.float64) @ L.T)
+    product: Float64 = X.astype(np.float64) @ L.T
+    return product
 
 
 def kkt_residual(G: Float64, R: Float64, H: Float64) -> Float64:

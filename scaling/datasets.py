@@ -96,8 +96,8 @@ def _labels(
     obs: pd.DataFrame, batch_key: str | Sequence[str]
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the datasets, sorted, and the number of each cell's."""
-    columns = [batch_key] if batch_key in obs.columns else batch_columns(batch_key)
-    names, codes = _column(obs, str(columns[0]))
+    columns = [str(batch_key)] if batch_key in obs.columns else batch_columns(batch_key)
+    names, codes = _column(obs, columns[0])
     for column in columns[1:]:
         more, its = _column(obs, column)
         pairs, codes = np.unique(codes * len(more) + its, return_inverse=True)
@@ -121,8 +121,8 @@ def _column(obs: pd.DataFrame, name: str) -> tuple[list[str], NDArray[np.int64]]
     if missing.any():
         raise InputError(
             f"the batch key {name!r} has {missing.sum()} missing values of {len(column)} "
-            f"(first at cell {column.index[missing.argmax()]!r}): every cell needs a dataset; fill "
-            f"them in, or leave these cells out with --cells '{name} == {name}'"
+            f"(first at cell {column.index[int(missing.argmax())]!r}): every cell needs a dataset; "
+            f"fill them in, or leave these cells out with --cells '{name} == {name}'"
         )
     codes, values = pd.factorize(column)
     names, same = np.unique([str(value) for value in values], return_inverse=True)
@@ -175,10 +175,8 @@ def resolve_small(datasets: Datasets, n_components: int, policy: str) -> Dataset
 
 def _merge(datasets: Datasets, small: NDArray[np.int64]) -> Datasets:
     codes = np.where(np.isin(datasets.codes, small), np.int32(len(datasets.names)), datasets.codes)
-    measured = datasets.measured[small].all(axis=0)
-    return Datasets(
-        (*datasets.names, MERGED_NAME), codes, np.vstack([datasets.measured, measured[None]])
-    )
+    measured = np.logical_and.reduce(datasets.measured[small], axis=0, keepdims=True)
+    return Datasets((*datasets.names, MERGED_NAME), codes, np.vstack([datasets.measured, measured]))
 
 
 def _compact(datasets: Datasets) -> Datasets:

@@ -127,4 +127,6 @@ def inverse_rms(
     """
     divisor = np.maximum(datasets.sizes - 1, 1)[:, None]
     rms = np.sqrt(statistics.second[:, genes] / divisor) * datasets.measured[:, genes]
-    return np.divide(1.0, rms, out=np.zeros_like(rms), where=rms > 0)
+    scale = np.zeros(rms.shape)
+    np.divide(1.0, rms, out=scale, where=rms > 0)
+    return scale

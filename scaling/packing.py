@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
 
 def pack_dtypes(
     statistics: Statistics, n_genes: int
-) -> tuple[np.dtype[np.unsignedinteger], np.dtype]:
+) -> tuple[np.dtype[np.unsignedinteger], np.dtype[Any]]:
     """Narrowest dtypes that hold the gene positions and the counts exactly."""
     genes = gene_dtype(n_genes)
     if not statistics.integer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,14 @@ def first_pass(
         largest = float(block.values.max(initial=0))
         integer = block.values.dtype.kind != "f" or bool((block.values % 1 == 0).all())
         return _BlockSums(
-            start, cells, kept, touched.astype(np.int64), inverse, genes, largest, integer
+            start,
+            cells,
+            kept,
+            touched.astype(np.int64),
+            inverse.astype(float),
+            genes,
+            largest,
+            integer,
         )
 
     total = _empty(atlas.n_cells, len(datasets.names), atlas.n_genes)
@@ -162,7 +169,7 @@ def first_pass(
     return Statistics(**total, largest=largest, integer=integer)
 
 
-def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray]:
+def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any]]:
     return {
         "totals": np.zeros(n_cells),
         "n_detected": np.zeros(n_cells, np.int32),
@@ -175,7 +182,7 @@ def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray]:
     }
 
 
-def _fold(total: dict[str, NDArray], sums: _BlockSums) -> None:
+def _fold(total: dict[str, NDArray[Any]], sums: _BlockSums) -> None:
     cells = slice(sums.start, sums.start + len(sums.kept))
     total["totals"][cells] = sums.cells.totals
     total["n_detected"][cells] = sums.cells.n_genes

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ class Pack:
     def n_bytes(self) -> int:
         """Bytes on disk."""
         entry = self._genes.itemsize + self._counts.itemsize
-        return self.n_nonzeros * entry + self.n_cells * (CELL.itemsize + 8) + 8
+        return int(self.n_nonzeros * entry + self.n_cells * (CELL.itemsize + 8) + 8)
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the pack, in four reads."""
@@ -101,7 +102,7 @@ class Pack:
             self._array("counts.bin", self._counts, first, last),
         )
 
-    def _array(self, name: str, dtype: np.dtype, start: int, stop: int) -> NDArray:
+    def _array(self, name: str, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
         count = stop - start
         array = np.fromfile(self.folder / name, dtype, count=count, offset=start * dtype.itemsize)
         if len(array) != count:

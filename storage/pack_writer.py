@@ -8,8 +8,9 @@ buckets. Memory: write buffers, then one bucket at a time.
 from __future__ import annotations
 
 import json
+from io import BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class PackWriter:
         self,
         folder: Path,
         shape: tuple[int, int],
-        dtypes: tuple[np.dtype, np.dtype],
+        dtypes: tuple[np.dtype[Any], np.dtype[Any]],
         n_buckets: int,
     ) -> None:
         folder.mkdir(parents=True)
@@ -112,7 +113,7 @@ class PackWriter:
         (self._folder / "pack.json").write_text(json.dumps(described))
         return Pack(self._folder)
 
-    def _sort_bucket(self, b: int, offset: int, outputs: list[BinaryIO]) -> int:
+    def _sort_bucket(self, b: int, offset: int, outputs: list[BufferedWriter]) -> int:
         arrivals = np.fromfile(self._part("arrivals", b), _ARRIVAL)
         order = np.argsort(arrivals["place"], kind="stable")
         expected = np.arange(len(order)) + b * self._bucket_cells

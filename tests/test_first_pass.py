@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from atlases import planted
 
 import tigon
-from atlases import planted
 from tigon.scaling.cells import CellFilter, select_cells
 from tigon.scaling.datasets import MERGED_NAME, datasets_of, resolve_small
 from tigon.scaling.engine import ThreadEngine

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
+from atlases import planted
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from scipy.optimize import nnls as scipy_nnls
 
 import tigon
-from atlases import planted
 from tigon.kernels import reference
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.schedule import plan_schedule
@@ -190,9 +191,9 @@ def test_transform_takes_new_datasets_and_missing_genes(case) -> None:  # type: 
     known = model.transform(problem.adata)[:400]
     same = H.argmax(axis=1) == known.argmax(axis=1)
     assert same.mean() >= 0.9
+    strange = new.copy()
+    strange.var_names = [f"x{i}" for i in range(120)]
     with pytest.raises(InputError, match="none of the 150 genes"):
-        strange = new.copy()
-        strange.var_names = [f"x{i}" for i in range(120)]
         model.transform(strange)
 
 
@@ -226,7 +227,7 @@ def test_schedule_visits_every_cell_once_an_epoch() -> None:
             ordered = sorted(cuts)
             assert ordered[0][0] == 0
             assert ordered[-1][1] == n
-            assert all(a[1] == b[0] for a, b in zip(ordered[:-1], ordered[1:], strict=True))
+            assert all(a[1] == b[0] for a, b in pairwise(ordered))
             assert max(b - a for a, b in ordered) <= max(1, min(size, n // 10))
         assert schedule.min_epochs >= 5
         assert schedule.min_epochs * schedule.steps_per_epoch >= 200

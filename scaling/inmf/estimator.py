@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +22,7 @@ from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from tigon.storage import Atlas
-
-    Counts = Atlas | AnnData | str | os.PathLike[str] | Sequence[Any]
+    from tigon.storage.anything import Counts
 
 
 class OnlineINMF(BaseEstimator):  # type: ignore[misc]

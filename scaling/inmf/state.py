@@ -58,7 +58,7 @@ class Problem:
     @property
     def n_genes(self) -> int:
         """Number of genes m."""
-        return self.measured.shape[1]
+        return int(self.measured.shape[1])
 
 
 @dataclass(frozen=True, slots=True)

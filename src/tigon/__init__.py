@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tigon.storage.atlas import Atlas
     from tigon.storage.errors import InputError, MemoryLimitError, OutputExistsError, TigonError
     from tigon.storage.ingest import write_atlas
-    from tigon.storage.opening import open_atlas as open  # noqa: A004
+    from tigon.storage.opening import open_atlas as open
     from tigon.storage.run import Run
     from tigon.storage.run_export import export_h5ad
 

@@ -1,0 +1,67 @@
+"""Putting together the tables and figures that a run records."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tigon.scaling.preparing import Prepared
+    from tigon.storage import Atlas
+
+_PACKAGES = ("tigon", "anndata", "igraph", "leidenalg", "numba", "numpy", "scipy", "umap-learn")
+
+UNASSIGNED = "unassigned"
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on, and the type of processor."""
+    found = {name: version(name) for name in _PACKAGES}
+    return found | {"python": platform.python_version(), "processor": platform.processor()}
+
+
+def cell_table(atlas: Atlas, prepared: Prepared, clusters: NDArray[np.int32]) -> pd.DataFrame:
+    """``obs`` of a run: the atlas's columns of the kept cells and what was found.
+
+    Parameters
+    ----------
+    atlas, prepared
+        The cells and what takes part.
+    clusters
+        Cluster of each kept cell, shape (n_kept,); negative for none.
+    """
+    import pandas as pd
+
+    kept = np.flatnonzero(prepared.statistics.kept)
+    found = prepared.statistics
+    obs = atlas.obs.iloc[kept].copy()
+    obs["total_counts"] = found.totals[kept]
+    obs["n_genes_by_counts"] = found.n_detected[kept]
+    if found.mitochondrial.any():
+        obs["pct_counts_mt"] = 100 * found.mitochondrial[kept]
+    codes = prepared.datasets.codes[kept]
+    obs["tigon_dataset"] = pd.Categorical.from_codes(codes, list(prepared.datasets.names))
+    obs["tigon_cluster"] = _cluster_column(clusters)
+    return obs
+
+
+def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical:
+    import pandas as pd
+
+    names = [str(c) for c in range(int(clusters.max(initial=-1)) + 1)]
+    if (clusters < 0).any():
+        names.append(UNASSIGNED)
+    return pd.Categorical.from_codes(np.where(clusters < 0, len(names) - 1, clusters), names)
+
+
+def gene_table(atlas: Atlas, prepared: Prepared) -> pd.DataFrame:
+    """``var`` of a run: the atlas's columns of the selected genes, and cells detected in."""
+    var = atlas.var.iloc[prepared.genes].copy()
+    var["n_cells_by_counts"] = prepared.statistics.n_nonzeros[prepared.genes]
+    return var
