@@ -154,8 +154,10 @@ class _CountWriter:
         values = atlas.values_dtype if is_float else _UINT16
         self._X, self._shape = X, atlas.shape
         self._values = ShardedArray(X, "data", values, *chunks)
-        self._indices = ShardedArray(X, "indices", index_dtype(atlas.n_genes), *chunks)
-        self._indptr = ShardedArray(X, "indptr", np.dtype(np.int64), _INDPTR_CHUNK, 1)
+        positions = index_dtype(atlas.n_genes)
+        nowhere = int(np.iinfo(positions).max)
+        self._indices = ShardedArray(X, "indices", positions, *chunks, lost=nowhere)
+        self._indptr = ShardedArray(X, "indptr", np.dtype(np.int64), _INDPTR_CHUNK, 1, lost=-1)
         self._totals = ShardedArray(X, layout.TOTALS, np.dtype(np.float64), _INDPTR_CHUNK, 1)
         self._indptr.append(np.zeros(1, np.int64))
         self._offsets = OffsetsBuilder()

@@ -29,12 +29,21 @@ class ShardedArray:
         Values per chunk: what is compressed, checked and read at once.
     shard_chunks
         Chunks per shard: what is written at once.
+    lost
+        What a chunk reads as when its file is lost: a value that readers refuse.
     """
 
     def __init__(
-        self, group: zarr.Group, name: str, dtype: np.dtype[Any], chunk: int, shard_chunks: int
+        self,
+        group: zarr.Group,
+        name: str,
+        dtype: np.dtype[Any],
+        chunk: int,
+        shard_chunks: int,
+        *,
+        lost: int = 0,
     ) -> None:
-        self._group, self._name = group, name
+        self._group, self._name, self._lost = group, name, lost
         self._chunk, self._shard = chunk, chunk * shard_chunks
         self._buffer = np.empty(self._shard, dtype)
         self._n_buffered = self._n_written = 0
@@ -90,7 +99,8 @@ class ShardedArray:
             chunks=(self._chunk,),
             shards=(self._shard,),
             compressors=(BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()),
-            # A chunk that is not there is a lost one, also where all values are zero.
+            # Chunks of nothing but this value are written too, so one not there is lost.
+            fill_value=self._lost,
             config={"write_empty_chunks": True},
         )
 

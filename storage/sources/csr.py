@@ -53,6 +53,8 @@ class CsrMatrix:
     def read(self, start: int, stop: int) -> Rows:
         with reading(self.where, start, stop), self.lock:
             indptr = np.asarray(self.indptr[start : stop + 1], dtype=np.int64)
+            if indptr[0] < 0 or (np.diff(indptr) < 0).any():
+                raise _broken(self.where, f"indptr falls in rows {start:,} to {stop:,}")
             first, last = int(indptr[0]), int(indptr[-1])
             indices = np.asarray(self.indices[first:last])
             values = np.asarray(self.values[first:last])
