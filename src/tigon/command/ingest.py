@@ -21,6 +21,7 @@ from tigon.command.options import (
     Verbose,
 )
 from tigon.command.session import session
+from tigon.command.values import check_spared
 
 
 def ingest(
@@ -52,6 +53,7 @@ def ingest(
         import tigon
         from tigon.command.describe import describe_atlas, tell_atlas
 
+        check_spared(sources, out)
         atlas = tigon.open(
             sources,
             join=join.value,

@@ -29,7 +29,7 @@ from tigon.command.options import (
     Verbose,
 )
 from tigon.command.session import Session, session
-from tigon.command.values import number_or, wanted_genes
+from tigon.command.values import check_spared, number_or, wanted_genes
 
 _ARGUMENTS = "tigon.arguments"
 
@@ -238,6 +238,7 @@ def integrate(
         if dry_run:
             _show_plan(source, options, shown)
             return
+        check_spared(sources, out)
         options.update(overwrite=overwrite, report=report)
         command = shlex.join(["tigon", "integrate", *context.meta[_ARGUMENTS]])
         _integrate(source, out, options, command, shown)

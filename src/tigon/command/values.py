@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tigon.storage.errors import InputError
@@ -63,3 +65,19 @@ def number_or(text: str, word: str, option: str) -> int | str:
             f"{option} is {text!r}: a whole number or {word!r} is needed; for instance "
             f"{option} {word}"
         ) from None
+
+
+def check_spared(sources: Sequence[str], out: str) -> None:
+    """Refuse an output that would replace what is read.
+
+    Raises
+    ------
+    InputError
+        ``out`` is a source, or holds one.
+    """
+    place = os.path.realpath(out)
+    for source in sources:
+        if "://" not in source and Path(os.path.realpath(source)).is_relative_to(place):
+            raise InputError(
+                f"the output {out} is one of the sources: it would be replaced; choose another name"
+            )

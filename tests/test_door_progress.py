@@ -1,0 +1,145 @@
+"""Progress on a terminal and elsewhere, and when kernels are compiled."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import numba
+import pytest
+from rich.console import Console
+
+from tigon.command.progress import COMPILING, OPENING, Display, make_display
+from tigon.kernels.compiling import compilations
+
+WIDTH = 120
+
+
+def shown(tell: Callable[[Display], None], *, terminal: bool, quiet: bool = False) -> str:
+    """What is on a screen, or in a file, after ``tell`` has reported its progress."""
+    file = io.StringIO()
+    console = Console(file=file, width=WIDTH, force_terminal=terminal, color_system=None)
+    display = make_display(console, quiet=quiet)
+    tell(display)
+    display.close()
+    return file.getvalue()
+
+
+def screen(output: str) -> list[str]:
+    """The lines on a terminal that was sent ``output``."""
+    rows, row = [""], 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\n|\r)", output):
+        if part == "\n":
+            row += 1
+            rows.extend([""] * (row + 1 - len(rows)))
+        elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row -= int(up[1])
+        elif part == "\x1b[2K":
+            rows[row] = ""
+        elif part != "\r" and not part.startswith("\x1b"):
+            rows[row] += part
+    return [text.strip() for text in rows if text.strip()]
+
+
+def a_job(display: Display) -> None:
+    for done in (50, 100):
+        display("reading cells", done, 100)
+    for epoch in (1, 2, 3):
+        for done in (60, 100):
+            display(f"epoch {epoch}", done, 100, loss=40.0 / epoch)
+    display("solving loadings", 100, 100)
+    display("layout (rounds)", 200, 200)
+
+
+def test_a_file_gets_a_line_for_each_finished_stage() -> None:
+    lines = shown(a_job, terminal=False).splitlines()
+    seconds = r"\d+\.\d s"
+    expected = [
+        f"reading cells: 100 cells, {seconds}",
+        f"epoch 1: 100 cells, loss 40, {seconds}",
+        f"epoch 2: 100 cells, loss 20, {seconds}",
+        f"epoch 3: 100 cells, loss 13.33, {seconds}",
+        f"solving loadings: 100 cells, {seconds}",
+        f"layout: 200 rounds, {seconds}",
+    ]
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_a_terminal_gets_a_bar_for_each_stage_and_one_for_all_epochs() -> None:
+    rows = screen(shown(a_job, terminal=True))
+    patterns = [
+        r"✓ reading cells +━+ +[\d,]+ cells/s +0:00:00",
+        r"✓ epoch 3 +━+ +[\d,]+ cells/s +loss 13.33 +0:00:00",
+        r"✓ solving loadings +━+ +[\d,]+ cells/s +0:00:00",
+        r"✓ layout +━+ +[\d,]+ rounds/s +0:00:00",
+    ]
+    assert len(rows) == len(patterns)
+    for row, pattern in zip(rows, patterns, strict=True):
+        assert re.fullmatch(pattern, row), row
+
+
+def test_a_terminal_shows_at_once_that_something_happens() -> None:
+    assert OPENING in shown(lambda _: None, terminal=True)
+
+
+def test_an_epoch_begins_at_nothing() -> None:
+    def tell(display: Display) -> None:
+        display("epoch 1", 100, 100)
+        display("epoch 2", 20, 100)
+
+    full, fifth = (
+        screen(shown(job, terminal=True))[0].count("━")
+        for job in (lambda display: display("epoch 2", 100, 100), tell)
+    )
+    assert 0.15 * full < fifth < 0.25 * full
+
+
+def test_quiet_shows_nothing() -> None:
+    for terminal in (False, True):
+        assert shown(a_job, terminal=terminal, quiet=True) == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_compiling_is_shown(terminal: bool) -> None:
+    def tell(display: Display) -> None:
+        for _ in range(2):
+            display.compiling_began()
+            display("reading cells", 1, 2)
+            display.compiling_ended()
+        display("reading cells", 2, 2)
+
+    output = shown(tell, terminal=terminal)
+    assert COMPILING in output
+    left = [line for line in screen(output) if COMPILING in line]
+    assert left == ([] if terminal else [COMPILING])
+
+
+def test_compilations_of_kernels_are_told_and_no_others() -> None:
+    told: list[str] = []
+
+    @numba.njit
+    def inner(x: float) -> float:
+        return x + 1
+
+    @numba.njit
+    def outer(x: float) -> float:
+        return inner(x) * 2
+
+    @numba.njit
+    def of_another_library(x: float) -> float:
+        return x
+
+    for kernel in (inner, outer):
+        kernel.py_func.__module__ = "tigon.kernels.made_up"
+    with compilations(lambda: told.append("began"), lambda: told.append("ended")):
+        of_another_library(1.0)
+        assert told == []
+        assert outer(1.0) == 4.0
+        assert told == ["began", "ended"]
+        outer(2.0)
+    assert told == ["began", "ended"]
+    inner(1)  # another type, outside the context
+    assert told == ["began", "ended"]
