@@ -1,0 +1,80 @@
+"""The ordered map: in order, once each, never more than the window in flight."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tigon.scaling.engine import ThreadEngine
+
+
+@given(
+    n=st.integers(0, 40),
+    n_threads=st.integers(1, 5),
+    window=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25, deadline=None)
+def test_results_come_in_order_within_the_window(
+    n: int, n_threads: int, window: int, seed: int
+) -> None:
+    delays = np.random.default_rng(seed).uniform(0, 0.002, n)
+    lock, taken, returned, most = threading.Lock(), 0, 0, 0
+
+    def tasks():  # type: ignore[no-untyped-def]
+        nonlocal taken, most
+        for i in range(n):
+            with lock:
+                taken += 1
+                most = max(most, taken - returned)
+            yield i
+
+    def slow(i: int) -> int:
+        time.sleep(delays[i])
+        return i * i
+
+    found = []
+    with ThreadEngine(n_threads) as engine:
+        for result in engine.ordered_map(slow, tasks(), window):
+            found.append(result)
+            with lock:
+                returned += 1
+    assert found == [i * i for i in range(n)]
+    # One task more may be drawn while the consumer still holds its result.
+    assert most <= window + 1
+
+
+def test_a_failing_task_stops_the_map_and_cancels_the_rest() -> None:
+    ran = []
+
+    def fails(i: int) -> int:
+        ran.append(i)
+        if i == 3:
+            raise ValueError("task 3")
+        return i
+
+    with ThreadEngine(2) as engine, pytest.raises(ValueError, match="task 3"):
+        list(engine.ordered_map(fails, range(1000)))
+    assert len(ran) < 20
+
+
+def test_leaving_early_cancels_the_rest() -> None:
+    ran = []
+    with ThreadEngine(2) as engine:
+        for result in engine.ordered_map(lambda i: ran.append(i) or i, range(1000)):
+            if result == 5:
+                break
+    assert len(ran) < 30
+
+
+def test_reading_ahead_may_feed_the_map() -> None:
+    with ThreadEngine(1) as engine:
+        total = 0
+        for block in engine.read_ahead(lambda i: list(range(i)), range(20)):
+            total += sum(engine.ordered_map(lambda x: x, block))
+    assert total == sum(sum(range(i)) for i in range(20))
