@@ -117,9 +117,11 @@ def _learn(
     block: PackBlock, problem: Problem, state: State, config: INMFConfig, engine: ThreadEngine
 ) -> float:
     """One step on one mini-batch; returns its loss beforehand."""
-    metagenes = {
-        int(d): metagenes_of(problem, state.W, state.V, int(d)) for d in np.unique(block.datasets)
-    }
+    touched = np.unique(block.datasets).tolist()
+    solved_against = engine.ordered_map(
+        lambda d: metagenes_of(problem, state.W, state.V, d), touched
+    )
+    metagenes = dict(zip(touched, solved_against, strict=True))
     deltas = sum_tiles(cut_tiles(block), metagenes, config.tol, engine)
     apply_step(state, problem, deltas, config.n_sweeps)
     return sum(delta.loss for delta in deltas.values())
