@@ -10,7 +10,7 @@ from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.alignment.passes import Passes, Tile
 from tigon.scaling.alignment.scales import Scales
 from tigon.scaling.embedding.landmarks import sample
-from tigon.scaling.embedding.rows import gather, read_tile
+from tigon.scaling.embedding.rows import divide, gather, read_tile
 
 MAX_VOTERS = 100_000
 """Voters of all datasets together."""
@@ -26,7 +26,6 @@ def joint_clusters(
     Two passes over the loadings, one of them for the voters.
     """
     voters = _voters(passes, scale, config, seed)
-    overall = scale.overall.astype(np.float32)
 
     def task(tile: Tile) -> NDArray[np.int32]:
         H = read_tile(passes.rows, *tile)
@@ -37,7 +36,7 @@ def joint_clusters(
             joint[cells] = vote(
                 voters[dataset],
                 cells + tile[0],
-                H[cells] / overall,
+                divide(H[cells], scale.overall),
                 joint[cells],
                 config.n_neighbors,
             )
@@ -63,6 +62,6 @@ def _voters(passes: Passes, scale: Scales, config: AlignConfig, seed: int) -> li
         H_dataset = H[np.searchsorted(positions, cells)]
         clusters = first_clusters(H_dataset, scale.by_dataset[dataset])
         kept = clusters != UNASSIGNED
-        loadings = H_dataset[kept] / scale.overall.astype(np.float32)
+        loadings = divide(H_dataset[kept], scale.overall)
         voters.append(Voters(cells[kept], loadings, clusters[kept]))
     return voters

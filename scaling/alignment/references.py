@@ -14,7 +14,7 @@ from tigon.scaling.alignment.quantiles import (
     quantiles,
 )
 from tigon.scaling.embedding.landmarks import sample
-from tigon.scaling.embedding.rows import gather
+from tigon.scaling.embedding.rows import divide, gather
 
 MAX_SAMPLED = 200_000
 """Cells sampled for quantiles, of all datasets and clusters together."""
@@ -49,7 +49,7 @@ def sampled_quantiles(
     if not drawn:
         return {}
     positions = np.sort(np.concatenate(list(drawn.values())))
-    loadings: NDArray[np.float32] = gather(passes.rows, positions) / scale.astype(np.float32)
+    loadings = divide(gather(passes.rows, positions), scale)
     return {
         pair: quantiles(loadings[np.searchsorted(positions, cells)], config.n_quantiles)
         for pair, cells in drawn.items()

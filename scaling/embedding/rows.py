@@ -63,8 +63,13 @@ def read_scaled(
     rows: Rows, start: int, stop: int, scale: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Rows ``start`` to ``stop`` divided by the scale of their columns, shape (k,)."""
-    scaled: NDArray[np.float32] = read_tile(rows, start, stop) / scale.astype(np.float32)
-    return scaled
+    return divide(read_tile(rows, start, stop), scale)
+
+
+def divide(H: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Columns of ``H`` divided by ``scale``, shape (k,), in float32."""
+    divided: NDArray[np.float32] = np.divide(H, scale.astype(np.float32), dtype=np.float32)
+    return divided
 
 
 def within(positions: NDArray[np.int64], start: int, stop: int) -> slice:

@@ -1,0 +1,165 @@
+"""Neighbours, clusters and layout of all cells.
+
+Up to ``n_landmarks`` cells all are landmarks: they get a graph of shared
+neighbours, Leiden clusters and a UMAP layout. Above, a sample of them does, and
+the rest is placed among the landmarks in one pass. Cells without loadings are in
+no cluster (-1) and lie together in a corner of the layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.scaling.embedding.config import EmbedConfig
+from tigon.scaling.embedding.graph import SharedNeighbors, shared_neighbors
+from tigon.scaling.embedding.landmarks import landmarks
+from tigon.scaling.embedding.leiden import leiden
+from tigon.scaling.embedding.neighbors import nearest, neighbors
+from tigon.scaling.embedding.placing import place_coordinates, place_labels
+from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
+from tigon.scaling.embedding.space import to_space
+from tigon.scaling.embedding.layout import umap_layout
+from tigon.storage.progress import Progress, silent
+
+UNASSIGNED = -1
+"""Cluster of a cell without loadings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landmarks:
+    """The landmarks and what was found on them.
+
+    Attributes
+    ----------
+    positions
+        Positions among all cells, ascending, int64, shape (m,).
+    points
+        The cells in the space of ``tigon.scaling.embedding.space``, float32, (m, k).
+    graph
+        Shared neighbours.
+    clusters
+        Leiden clusters, the largest 0, int32, shape (m,).
+    coordinates
+        Layout, float32, shape (m, 2).
+    """
+
+    positions: NDArray[np.int64]
+    points: NDArray[np.float32]
+    graph: SharedNeighbors
+    clusters: NDArray[np.int32]
+    coordinates: NDArray[np.float32]
+
+    @property
+    def corner(self) -> NDArray[np.float32]:
+        """Where cells without loadings lie: beside the layout, float32, shape (2,)."""
+        if not len(self.coordinates):
+            return np.zeros(2, dtype=np.float32)
+        lowest = self.coordinates.min(axis=0)
+        corner: NDArray[np.float32] = lowest - 0.05 * np.ptp(self.coordinates, axis=0)
+        return corner
+
+
+def embed(
+    rows: Rows,
+    dataset_codes: NDArray[np.int32],
+    assigned: NDArray[np.bool_],
+    config: EmbedConfig,
+    seed: int,
+    write: WriteRows,
+    progress: Progress = silent,
+    *,
+    n_threads: int = 1,
+) -> tuple[NDArray[np.int32], Landmarks]:
+    """Cluster all cells, and write their coordinates.
+
+    Parameters
+    ----------
+    rows
+        Aligned loadings, float32, shape (n_cells, k), not negative.
+    dataset_codes
+        Dataset of each cell, int32, shape (n_cells,).
+    assigned
+        Which cells have loadings, bool, shape (n_cells,).
+    config
+        Options.
+    seed
+        Decides landmarks, clusters and layout.
+    write
+        Takes the coordinates, float32, two columns, in order.
+    progress
+        Told of the cells of each stage.
+    n_threads
+        Threads of the search for neighbours.
+
+    Returns
+    -------
+    clusters
+        Cluster of each cell, int32, shape (n_cells,); -1 without loadings.
+    landmarks
+        The landmarks and what was found on them.
+    """
+    chosen = landmarks(dataset_codes, config.n_landmarks, seed=seed, eligible=assigned)
+    points = to_space(gather(rows, chosen))
+    among = arrange(chosen, points, config, seed, progress, n_threads=n_threads)
+    clusters = np.full(rows.shape[0], UNASSIGNED, dtype=np.int32)
+    for start, stop in tiles(rows.shape[0]):
+        here = slice(start, stop)
+        clusters[here], coordinates = _place(rows, here, assigned[here], among, config, n_threads)
+        write(start, coordinates)
+        progress("placing cells", stop, rows.shape[0])
+    return clusters, among
+
+
+def arrange(
+    positions: NDArray[np.int64],
+    points: NDArray[np.float32],
+    config: EmbedConfig,
+    seed: int,
+    progress: Progress = silent,
+    *,
+    n_threads: int = 1,
+) -> Landmarks:
+    """Neighbours, clusters and layout of landmarks, given as points, shape (m, k)."""
+    m = len(points)
+    if m < 2:
+        graph = SharedNeighbors(m, np.empty((0, 2), np.int32), np.empty(0, np.float32))
+        zero = np.zeros(m, dtype=np.int32)
+        return Landmarks(positions, points, graph, zero, np.zeros((m, 2), np.float32))
+    near = neighbors(points, min(config.n_neighbors, m - 1), n_threads=n_threads)
+    progress("neighbours", m, m)
+    graph = shared_neighbors(near.indices)
+    clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
+    progress("clusters", m, m)
+    coordinates = umap_layout(
+        points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
+    )
+    progress("layout", m, m)
+    return Landmarks(positions, points, graph, clusters, coordinates)
+
+
+def _place(
+    rows: Rows,
+    here: slice,
+    assigned: NDArray[np.bool_],
+    among: Landmarks,
+    config: EmbedConfig,
+    n_threads: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Clusters (n,) and coordinates (n, 2) of a tile: landmarks keep theirs."""
+    clusters = np.full(len(assigned), UNASSIGNED, dtype=np.int32)
+    coordinates = np.tile(among.corner, (len(assigned), 1))
+    own = within(among.positions, here.start, here.stop)
+    at = among.positions[own] - here.start
+    clusters[at], coordinates[at] = among.clusters[own], among.coordinates[own]
+    others = assigned.copy()
+    others[at] = False
+    if others.any():
+        points = to_space(read_tile(rows, here.start, here.stop)[others])
+        near = nearest(points, among.points, config.n_placing, n_threads=n_threads)
+        placed = place_labels(near, among.clusters)
+        clusters[others] = placed
+        coordinates[others] = place_coordinates(near, among.coordinates, among.clusters, placed)
+    return clusters, coordinates
