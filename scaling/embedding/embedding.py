@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.graph import SharedNeighbors, shared_neighbors
 from tigon.scaling.embedding.landmarks import landmarks
+from tigon.scaling.embedding.layout import umap_layout
 from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
 from tigon.scaling.embedding.space import to_space
-from tigon.scaling.embedding.layout import umap_layout
 from tigon.storage.progress import Progress, silent
 
 UNASSIGNED = -1
