@@ -132,13 +132,13 @@ def _write_tables(root: zarr.Group, atlas: Atlas) -> None:
 
     write_elem(root, "obs", _keyed(atlas.obs))
     write_elem(root, "var", _keyed(atlas.var))
-    root.create_group("uns", attributes=DICT)
+    uns = root.create_group("uns", attributes=DICT)
     tigon = {
         "format_version": layout.FORMAT_VERSION,
         layout.SOURCE_NAMES: np.array(atlas.source_names, dtype=object),
         layout.MEASURED: atlas.measured,
     }
-    write_elem(root, layout.UNS, tigon)
+    write_elem(uns, layout.UNS, tigon)
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,9 @@ MARK = "tigon"
 OFFSETS = "tigon_offsets"
 TOTALS = "tigon_totals"
 
-UNS = "uns/tigon"
+UNS = "tigon"
+"""Key in uns."""
+
 SOURCE_NAMES = "source_names"
 MEASURED = "measured"
 

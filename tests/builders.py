@@ -49,9 +49,10 @@ def write_h5ad(adata: anndata.AnnData, path: Path) -> Path:
 
 
 def write_zarr(adata: anndata.AnnData, path: Path, zarr_format: int = 3) -> Path:
-    before = anndata.settings.zarr_write_format
     with warnings.catch_warnings():
+        # Of anndata and zarr, about their own next defaults.
         warnings.simplefilter("ignore")
+        before = anndata.settings.zarr_write_format
         anndata.settings.zarr_write_format = zarr_format
         try:
             adata.write_zarr(path)

@@ -143,11 +143,10 @@ def test_estimates_bound_every_run() -> None:
 
 
 def test_a_layer_and_raw(tmp_path: Path) -> None:
-    adata = make_adata()
-    adata.raw = adata.copy()
-    adata.layers["counts"] = adata.X.copy()
-    adata = adata[:, 3:].copy()
-    adata.X = adata.X * 0.5
+    whole = make_adata()
+    adata = anndata.AnnData(whole.X[:, 3:] * 0.5, obs=whole.obs, var=whole.var.iloc[3:])
+    adata.layers["counts"] = whole.X[:, 3:]
+    adata.raw = whole
     for target in (
         adata,
         write_h5ad(adata, tmp_path / "a.h5ad"),

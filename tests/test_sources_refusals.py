@@ -279,7 +279,7 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_no_cells(tmp_path: Path) -> None:
-    path = write_h5ad(make_adata()[:0].copy(), tmp_path / "a.h5ad")
+    path = write_h5ad(make_adata(make_counts()[:0]), tmp_path / "a.h5ad")
     assert "holds no cells" in refusal(path)
 
 

@@ -60,7 +60,12 @@ def _choose(adata: AnnData, name: str, choice: Choice) -> tuple[Any, pd.DataFram
 
 
 def _layers(adata: AnnData) -> str:
-    return ", ".join(sorted(adata.layers.keys())) or "none"
+    return ", ".join(_layer_names(adata)) or "none"
+
+
+def _layer_names(adata: AnnData) -> list[str]:
+    # From anndata 0.13 on, X is among the layers under the name None.
+    return sorted(name for name in adata.layers if name is not None)
 
 
 def _matrix(X: Any, name: str) -> Matrix:
@@ -79,7 +84,7 @@ def _matrix(X: Any, name: str) -> Matrix:
 
 
 def _hint(adata: AnnData, choice: Choice) -> str:
-    elsewhere = [f"layer={layer!r}" for layer in sorted(adata.layers.keys())]
+    elsewhere = [f"layer={layer!r}" for layer in _layer_names(adata)]
     if adata.raw is not None:
         elsewhere.append("raw=True")
     if choice.layer is not None or choice.raw or not elsewhere:

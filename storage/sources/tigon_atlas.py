@@ -65,7 +65,7 @@ def _matrix(layout: Layout, X: Any, largest_row: int) -> CsrMatrix:
 
 
 def _labels(root: Any) -> Labels:
-    tigon = root[names.UNS]
+    tigon = root[f"uns/{names.UNS}"]
     return Labels(
         names=[str(name) for name in tigon[names.SOURCE_NAMES][:]],
         codes=root[f"obs/{names.DATASET_COLUMN}/codes"][:].astype(np.int32),
