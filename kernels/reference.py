@@ -41,7 +41,9 @@ def kkt_residual(G: Float64, R: Float64, H: Float64) -> Float64:
     gradient = H @ G - R
     violation = np.abs(np.minimum(H * np.diag(G), gradient)).max(axis=1)
     size = np.abs(R).max(axis=1)
-    return np.divide(violation, size, out=np.zeros_like(violation), where=size > 0)
+    relative = np.zeros(len(R))
+    np.divide(violation, size, out=relative, where=size > 0)
+    return relative
 
 
 def nnls(G: Float64, R: Float64, tol: float = 1e-10, max_sweeps: int = 100_000) -> Float64:

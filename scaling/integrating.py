@@ -7,30 +7,34 @@ the end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.alignment import align
+from tigon.scaling.alignment.aligning import align
 from tigon.scaling.budget import Plan, plan_run
 from tigon.scaling.cells import select_cells
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of
-from tigon.scaling.embedding import Picture
+from tigon.scaling.embedding.embedding import embed
+from tigon.scaling.embedding.scores import scores
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.journal import Journal
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, prepare
+from tigon.scaling.recording import cell_table, gene_table, versions
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile
-from tigon.storage.run import Run, write_run
+from tigon.storage.run import RowReader, Run, RunContents, write_run
 from tigon.storage.sources.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -107,22 +111,23 @@ def integrate_atlas(
         closing(Scratch(scratch)) as aside,
         ThreadEngine(config.n_threads, window=plan.window) as engine,
     ):
-        work = _Work(atlas, config, aside.folder, engine, journal, progress)
-        prepared = work.prepare()
-        loadings = work.new_rows(prepared, "loadings")
-        found = work.factorise(prepared, loadings)
-        aligned = work.new_rows(prepared, "aligned")
-        work.align(prepared, loadings, aligned)
-        picture = work.draw(prepared, aligned)
-        contents = work.contents(prepared, found, picture, loadings, aligned)
-        with journal.stage("writing the run"):
-            contents = journal.complete(contents, memory.peak_bytes, command)
-            write_run(out, contents, overwrite=overwrite)
+        stages = _Stages(atlas, config, aside.folder, engine, journal, progress)
+        contents = stages.run()
+        with journal.stage("writing"):
+            finished = replace(
+                contents,
+                timings_s=journal.timings_s,
+                notices=tuple(journal.notices),
+                peak_memory_bytes=memory.peak_bytes,
+                memory_limit_bytes=config.memory_limit_bytes,
+                command=command,
+            )
+            write_run(out, finished, overwrite=overwrite)
     return Run.open(out)
 
 
-class _Work:
-    """The stages, sharing where they run and who is told."""
+class _Stages:
+    """The stages of one integration, sharing where they run and who is told."""
 
     def __init__(
         self,
@@ -140,49 +145,118 @@ class _Work:
         self.journal = journal
         self.progress = progress
 
-    def new_rows(self, prepared: Prepared, name: str) -> RowFile:
-        n_kept = int(prepared.statistics.kept.sum())
-        return RowFile(self.folder / name, (n_kept, self.config.inmf.n_components))
-
-    def prepare(self) -> Prepared:
+    def run(self) -> RunContents:
+        """All stages in order."""
         with self.journal.stage("cells and genes"):
-            return prepare(
-                self.atlas,
-                self.config.prepare,
-                self.config.inmf.n_components,
-                self.engine,
-                self.progress,
-            )
+            prepared = self._prepare()
+        with self.journal.stage("factorisation"):
+            loadings = self._rows(prepared, "loadings")
+            found = self._factorise(prepared, loadings)
+        with self.journal.stage("alignment"):
+            aligned = self._rows(prepared, "aligned")
+            joint = self._align(prepared, loadings, aligned)
+        with self.journal.stage("clusters and layout"):
+            layout = RowFile(self.folder / "layout", (len(prepared.kept_codes), 2))
+            clusters, scored = self._embed(prepared, aligned, joint, layout)
+        obsm = {"X_inmf": loadings, "X_inmf_aligned": aligned, "X_umap": layout}
+        return self._contents(prepared, found, clusters, obsm, scored)
 
-    def factorise(self, prepared: Prepared, loadings: RowFile) -> Factorisation:
+    def _rows(self, prepared: Prepared, name: str) -> RowFile:
+        shape = (len(prepared.kept_codes), self.config.inmf.n_components)
+        return RowFile(self.folder / name, shape)
+
+    def _prepare(self) -> Prepared:
+        k = self.config.inmf.n_components
+        return prepare(self.atlas, self.config.prepare, k, self.engine, self.progress)
+
+    def _factorise(self, prepared: Prepared, loadings: RowFile) -> Factorisation:
         row = np.cumsum(prepared.statistics.kept) - 1
 
         def write(positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
             loadings.write_at(row[positions], H)
 
-        with self.journal.stage("factorisation"):
-            return factorise(
-                self.atlas,
-                prepared,
-                self.config.inmf,
-                self.folder,
-                self.engine,
-                write,
-                self.progress,
-            )
+        return factorise(
+            self.atlas,
+            prepared,
+            self.config.inmf,
+            self.folder,
+            self.engine,
+            write,
+            self.progress,
+        )
 
-    def align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> None:
-        with self.journal.stage("alignment"):
-            align(
-                loadings,
-                prepared.kept_codes,
-                len(prepared.datasets.names),
-                self.config.align,
-                seed=self.config.inmf.random_state,
-                write=aligned.write,
-                progress=self.progress,
-            )
+    def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:
+        """Joint clusters; -1 for cells without loadings."""
+        found = align(
+            loadings,
+            prepared.kept_codes,
+            len(prepared.datasets.names),
+            self.config.align,
+            self.config.inmf.random_state,
+            aligned.write,
+            self.progress,
+            n_threads=self.config.n_threads,
+        )
+        return found.joint_clusters
 
-    def draw(self, prepared: Prepared, aligned: RowFile) -> Picture:
-        with self.journal.stage("clusters and layout"):
-            raise NotImplementedError
+    def _embed(
+        self, prepared: Prepared, aligned: RowFile, joint: NDArray[np.int32], layout: RowFile
+    ) -> tuple[NDArray[np.int32], dict[str, float]]:
+        """Clusters of all cells, and scores against the labels if there are any."""
+        codes, seed = prepared.kept_codes, self.config.inmf.random_state
+        clusters, among = embed(
+            aligned,
+            codes,
+            joint >= 0,
+            self.config.embed,
+            seed,
+            layout.write,
+            self.progress,
+            n_threads=self.config.n_threads,
+        )
+        labels = self._labels(prepared)
+        if labels is None:
+            return clusters, {}
+        at = among.positions
+        return clusters, scores(
+            among.points,
+            among.graph,
+            codes[at],
+            among.clusters,
+            labels[at],
+            seed=seed,
+            n_threads=self.config.n_threads,
+        )
+
+    def _labels(self, prepared: Prepared) -> NDArray[np.str_] | None:
+        """Known labels of the kept cells; "" where there is none."""
+        if self.config.label_key is None:
+            return None
+        column = self.atlas.obs[self.config.label_key][prepared.statistics.kept]
+        return column.astype(object).where(column.notna(), "").astype(str).to_numpy(np.str_)
+
+    def _contents(
+        self,
+        prepared: Prepared,
+        found: Factorisation,
+        clusters: NDArray[np.int32],
+        obsm: Mapping[str, RowReader],
+        scored: Mapping[str, float],
+    ) -> RunContents:
+        solution = found.solution
+        return RunContents(
+            obs=cell_table(self.atlas, prepared, clusters),
+            var=gene_table(self.atlas, prepared),
+            W=found.W,
+            V=dict(zip(prepared.datasets.names, found.V, strict=True)),
+            A=solution.A,
+            B=solution.B.transpose(0, 2, 1),
+            n_cells=found.problem.n_cells,
+            objective=solution.objective,
+            obsm=obsm,
+            per_gene={"measured": found.problem.measured, "scale": found.problem.scale},
+            config=self.config.as_dict(),
+            versions=versions(),
+            history=found.history.columns(),
+            scores=scored,
+        )

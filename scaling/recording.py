@@ -46,18 +46,19 @@ def cell_table(atlas: Atlas, prepared: Prepared, clusters: NDArray[np.int32]) ->
     if found.mitochondrial.any():
         obs["pct_counts_mt"] = 100 * found.mitochondrial[kept]
     codes = prepared.datasets.codes[kept]
-    obs["tigon_dataset"] = pd.Categorical.from_codes(codes, list(prepared.datasets.names))
+    obs["tigon_dataset"] = pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names))
     obs["tigon_cluster"] = _cluster_column(clusters)
     return obs
 
 
-def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical:
+def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:
     import pandas as pd
 
     names = [str(c) for c in range(int(clusters.max(initial=-1)) + 1)]
     if (clusters < 0).any():
         names.append(UNASSIGNED)
-    return pd.Categorical.from_codes(np.where(clusters < 0, len(names) - 1, clusters), names)
+    codes = np.where(clusters < 0, len(names) - 1, clusters).astype(np.int32)
+    return pd.Categorical.from_codes(codes, pd.Index(names))
 
 
 def gene_table(atlas: Atlas, prepared: Prepared) -> pd.DataFrame:

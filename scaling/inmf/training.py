@@ -105,7 +105,7 @@ def train(
             n_cells = len(block.datasets)
             done += n_cells
             history.append(epoch, n_cells, loss / n_cells)
-            progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=loss / n_cells)
+            progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=total / done)
         settled = before - total < config.tol_objective * abs(total)
         if epoch + 1 >= schedule.min_epochs and settled:
             break
