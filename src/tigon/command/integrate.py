@@ -236,7 +236,7 @@ def integrate(
         )
         source = sources[0] if len(sources) == 1 else sources
         if dry_run:
-            _show_plan(source, options, shown)
+            _show_plan(source, out, options, shown)
             return
         check_spared(sources, out)
         options.update(overwrite=overwrite, report=report)
@@ -259,10 +259,10 @@ def _integrate(
     shown.answer(facts, tell_run(facts))
 
 
-def _show_plan(source: str | list[str], options: dict[str, Any], shown: Session) -> None:
+def _show_plan(source: str | list[str], out: str, options: dict[str, Any], shown: Session) -> None:
     from tigon.command.plan import describe_plan, tell_plan
     from tigon.integrate import plan as make_plan
 
-    plan = make_plan(source, **options)
+    plan = make_plan(source, out=out, **options)
     facts = describe_plan(plan, options["memory_limit"])
     shown.answer(facts, tell_plan(facts))
