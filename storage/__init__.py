@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tigon.storage.atlas import Atlas as Atlas
-    from tigon.storage.ingest import write_atlas as write_atlas
-    from tigon.storage.opening import open_atlas as open_atlas
-    from tigon.storage.publish import published as published
+    from tigon.storage.atlas import Atlas
+    from tigon.storage.ingest import write_atlas
+    from tigon.storage.opening import open_atlas
+    from tigon.storage.publish import published
+
+__all__ = ["Atlas", "open_atlas", "published", "write_atlas"]
 
 _HOMES = {
     "Atlas": "tigon.storage.atlas",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,6 +283,22 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
 def test_no_cells(tmp_path: Path) -> None:
     path = write_h5ad(make_adata(make_counts()[:0]), tmp_path / "a.h5ad")
     assert "holds no cells" in refusal(path)
+
+
+def test_a_full_scratch_disk(tmp_path: Path) -> None:
+    X = sparse.csc_matrix(make_counts(400, 100))
+    path = write_h5ad(make_adata(X), tmp_path / "a.h5ad")
+    scratch = tmp_path / "scratch"
+    code = (
+        "import resource; from tigon.storage import open_atlas\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        f"open_atlas({str(path)!r}, scratch={str(scratch)!r})"
+    )
+    process = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    last = process.stderr.decode().strip().splitlines()[-1]
+    assert f"no space left in {scratch} to turn {path} into rows" in last
+    assert "--scratch" in last
+    assert list(scratch.iterdir()) == []
 
 
 # 10x directories

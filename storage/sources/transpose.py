@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,12 +114,14 @@ def _records(
 
 def _scatter(records: NDArray[np.void], bucket_rows: int, folder: Path) -> None:
     bucket = records["row"] // bucket_rows
+    if bucket.max(initial=0) < 1 << 16:
+        bucket = bucket.astype(np.uint16)  # sorted by radix, several times faster
     order = np.argsort(bucket, kind="stable")
     records, bucket = records[order], bucket[order]
-    starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+    starts = np.flatnonzero(np.diff(bucket.astype(np.int64), prepend=-1))
     for start, stop in zip(starts, [*starts[1:], len(bucket)], strict=True):
         with _bucket(folder, int(bucket[start]) * bucket_rows).open("ab") as file:
-            records[start:stop].tofile(file)
+            _write(file, records[start:stop])
 
 
 def _append_bucket(folder: Path, first: int, n_rows: int, record: np.dtype[Any]) -> int:
@@ -136,8 +138,13 @@ def _append_bucket(folder: Path, first: int, n_rows: int, record: np.dtype[Any])
     }
     for name, part in parts.items():
         with (folder / name).open("ab") as file:
-            np.ascontiguousarray(part).tofile(file)
+            _write(file, part)
     return len(records)
+
+
+def _write(file: BinaryIO, array: NDArray[Any]) -> None:
+    # Unlike tofile, this says when the disk is full.
+    file.write(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def _bucket(folder: Path, first_row: int) -> Path:
@@ -158,10 +165,10 @@ def _write_indptr(folder: Path, n_rows: int) -> FileArray:
     lengths = FileArray(folder / "lengths", (n_rows,), np.dtype("<i8"))
     indptr = FileArray(folder / "indptr", (n_rows + 1,), np.dtype("<i8"))
     with indptr.path.open("wb") as file:
-        np.zeros(1, "<i8").tofile(file)
+        _write(file, np.zeros(1, "<i8"))
         before = 0
         for start in range(0, n_rows, PIECE_ENTRIES):
             piece = np.cumsum(lengths[start : start + PIECE_ENTRIES]) + before
-            piece.tofile(file)
+            _write(file, piece)
             before = int(piece[-1])
     return indptr
