@@ -52,8 +52,8 @@ def writing_scratch(scratch: Scratch, where: str, needed_bytes: int) -> Iterator
             raise
         raise NoSpaceError(
             f"no space left in {scratch.folder.parent} to turn {where} into rows: it needs about "
-            f"{needed_bytes / 2**20:,.0f} MiB and {left / 2**20:,.0f} MiB are left; name another "
-            "folder with --scratch"
+            f"{needed_bytes / 2**20:,.0f} MiB and {left / 2**20:,.0f} MiB are left; make room "
+            "there, or use another disk (--out, or scratch in Python, says which)"
         ) from error
     except BaseException:
         scratch.close()
