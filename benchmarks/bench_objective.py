@@ -95,9 +95,7 @@ def _nmf_torch(X: dict[str, NDArray[np.float32]], seed: int, k: int, lam: float)
     W = np.asarray(W)
     # nmf-torch returns genes x k or k x genes, depending on its algorithm.
     turn = W.shape[0] != k
-    by_name = {
-        name: np.asarray(v).T if turn else np.asarray(v) for name, v in zip(X, V, strict=True)
-    }
+    V = [np.asarray(v).T if turn else np.asarray(v) for v in V]
     return {
         "method": "nmf-torch online",
         "version": version("nmf-torch"),

@@ -158,7 +158,9 @@ class _Stages:
         with self.journal.stage("clusters and layout"):
             layout = RowFile(self.folder / "layout", (len(prepared.kept_codes), 2))
             clusters, scored = self._embed(prepared, aligned, joint, layout)
-        obsm = {"X_inmf": loadings, "X_inmf_aligned": aligned, "X_umap": layout}
+        obsm = {"X_inmf": loadings, "X_inmf_aligned": aligned}
+        if self.config.embed.umap:
+            obsm["X_umap"] = layout
         return self._contents(prepared, found, clusters, obsm, scored)
 
     def _rows(self, prepared: Prepared, name: str) -> RowFile:

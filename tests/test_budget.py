@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from atlases import planted
 
 import tigon
-from atlases import planted
 from tigon.scaling.budget import format_bytes, parse_bytes, plan_run
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.memory import MemoryWatch, tree_bytes

@@ -28,6 +28,8 @@ class EmbedConfig:
         Landmarks among which a cell is placed.
     min_dist
         Least distance of cells in the layout.
+    umap
+        Whether to lay cells out; without, all coordinates are zero.
     n_layout_epochs
         Epochs of the layout; None for 500 up to 10,000 landmarks, 200 above.
     """
@@ -37,6 +39,7 @@ class EmbedConfig:
     resolution: float = 0.4
     n_placing: int = 15
     min_dist: float = 0.1
+    umap: bool = True
     n_layout_epochs: int | None = None
 
     def __post_init__(self) -> None:

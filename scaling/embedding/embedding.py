@@ -133,6 +133,8 @@ def arrange(
     graph = shared_neighbors(near.indices)
     clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
     progress("clusters", m, m)
+    if not config.umap:
+        return Landmarks(positions, points, graph, clusters, np.zeros((m, 2), np.float32))
     coordinates = umap_layout(
         points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
     )
