@@ -29,7 +29,7 @@ class AlignConfig:
     """
 
     n_quantiles: int = 50
-    n_neighbors: int = 20
+    n_neighbors: int = 10
     min_cells: int = 20
     n_sampled: int = 1000
     n_voters: int = 2000

@@ -26,6 +26,8 @@ class EmbedConfig:
         Resolution of the Leiden clusters; higher means more of them.
     n_placing
         Landmarks among which a cell is placed.
+    umap
+        Whether to lay the cells out in two dimensions.
     min_dist
         Least distance of cells in the layout.
     umap
@@ -38,6 +40,7 @@ class EmbedConfig:
     n_neighbors: int = 20
     resolution: float = 0.4
     n_placing: int = 15
+    umap: bool = True
     min_dist: float = 0.1
     umap: bool = True
     n_layout_epochs: int | None = None

@@ -43,23 +43,14 @@ class Landmarks:
     clusters
         Leiden clusters, the largest 0, int32, shape (m,).
     coordinates
-        Layout, float32, shape (m, 2).
+        Layout, float32, shape (m, 2); None where none was asked for.
     """
 
     positions: NDArray[np.int64]
     points: NDArray[np.float32]
     graph: SharedNeighbors
     clusters: NDArray[np.int32]
-    coordinates: NDArray[np.float32]
-
-    @property
-    def corner(self) -> NDArray[np.float32]:
-        """Where cells without loadings lie: beside the layout, float32, shape (2,)."""
-        if not len(self.coordinates):
-            return np.zeros(2, dtype=np.float32)
-        lowest = self.coordinates.min(axis=0)
-        corner: NDArray[np.float32] = lowest - 0.05 * np.ptp(self.coordinates, axis=0)
-        return corner
+    coordinates: NDArray[np.float32] | None
 
 
 def embed(
@@ -88,7 +79,8 @@ def embed(
     seed
         Decides landmarks, clusters and layout.
     write
-        Takes the coordinates, float32, two columns, in order.
+        Takes the coordinates, float32, two columns, in order; not called where
+        no layout was asked for.
     progress
         Told of the cells of each stage.
     n_threads
@@ -106,9 +98,11 @@ def embed(
     among = arrange(chosen, points, config, seed, progress, n_threads=n_threads)
     clusters = np.full(rows.shape[0], UNASSIGNED, dtype=np.int32)
     for start, stop in tiles(rows.shape[0]):
-        here = slice(start, stop)
-        clusters[here], coordinates = _place(rows, here, assigned[here], among, config, n_threads)
-        write(start, coordinates)
+        clusters[start:stop], coordinates = _place(
+            rows, start, assigned[start:stop], among, config.n_placing, n_threads
+        )
+        if coordinates is not None:
+            write(start, coordinates)
         progress("placing cells", stop, rows.shape[0])
     return clusters, among
 
@@ -124,44 +118,50 @@ def arrange(
 ) -> Landmarks:
     """Neighbours, clusters and layout of landmarks, given as points, shape (m, k)."""
     m = len(points)
-    if m < 2:
-        graph = SharedNeighbors(m, np.empty((0, 2), np.int32), np.empty(0, np.float32))
-        zero = np.zeros(m, dtype=np.int32)
-        return Landmarks(positions, points, graph, zero, np.zeros((m, 2), np.float32))
-    near = neighbors(points, min(config.n_neighbors, m - 1), n_threads=n_threads)
+    near = neighbors(points, config.n_neighbors, n_threads=n_threads)
     progress("neighbours", m, m)
     graph = shared_neighbors(near.indices)
     clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
     progress("clusters", m, m)
-    if not config.umap:
-        return Landmarks(positions, points, graph, clusters, np.zeros((m, 2), np.float32))
-    coordinates = umap_layout(
-        points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
-    )
-    progress("layout", m, m)
+    coordinates = None
+    if config.umap:
+        coordinates = umap_layout(
+            points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
+        )
+        progress("layout", m, m)
     return Landmarks(positions, points, graph, clusters, coordinates)
 
 
 def _place(
     rows: Rows,
-    here: slice,
+    start: int,
     assigned: NDArray[np.bool_],
     among: Landmarks,
-    config: EmbedConfig,
+    n_placing: int,
     n_threads: int,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
     """Clusters (n,) and coordinates (n, 2) of a tile: landmarks keep theirs."""
-    clusters = np.full(len(assigned), UNASSIGNED, dtype=np.int32)
-    coordinates = np.tile(among.corner, (len(assigned), 1))
-    own = within(among.positions, here.start, here.stop)
-    at = among.positions[own] - here.start
-    clusters[at], coordinates[at] = among.clusters[own], among.coordinates[own]
+    stop = start + len(assigned)
+    own = within(among.positions, start, stop)
+    at = among.positions[own] - start
     others = assigned.copy()
     others[at] = False
-    if others.any():
-        points = to_space(read_tile(rows, here.start, here.stop)[others])
-        near = nearest(points, among.points, config.n_placing, n_threads=n_threads)
-        placed = place_labels(near, among.clusters)
-        clusters[others] = placed
-        coordinates[others] = place_coordinates(near, among.coordinates, among.clusters, placed)
+    points = to_space(read_tile(rows, start, stop)[others])
+    near = nearest(points, among.points, n_placing, n_threads=n_threads)
+    clusters = np.full(len(assigned), UNASSIGNED, dtype=np.int32)
+    clusters[at] = among.clusters[own]
+    clusters[others] = placed = place_labels(near, among.clusters)
+    if among.coordinates is None:
+        return clusters, None
+    coordinates = np.tile(_corner(among.coordinates), (len(assigned), 1))
+    coordinates[at] = among.coordinates[own]
+    coordinates[others] = place_coordinates(near, among.coordinates, among.clusters, placed)
     return clusters, coordinates
+
+
+def _corner(coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where cells without loadings lie: beside the layout, float32, shape (2,)."""
+    if not len(coordinates):
+        return np.zeros(2, dtype=np.float32)
+    corner: NDArray[np.float32] = coordinates.min(axis=0) - 0.05 * np.ptp(coordinates, axis=0)
+    return corner

@@ -58,7 +58,8 @@ def shared_neighbors(indices: NDArray[np.int32], prune: float = PRUNE) -> Shared
         shape=(n, n),
     )
     near_by_member = near.T.tocsr()
-    edges, weights = [], []
+    edges = [np.empty((0, 2), dtype=np.int32)]
+    weights = [np.empty(0, dtype=np.float32)]
     for start in range(0, n, _TILE_CELLS):
         common = (near[start : start + _TILE_CELLS] @ near_by_member).tocoo()
         first, second = common.coords

@@ -45,6 +45,8 @@ def umap_layout(
     Starts from the two first principal components, which no graph can upset.
     One thread: UMAP's result is not reproducible on several.
     """
+    if not len(points):
+        return np.empty((0, 2), dtype=np.float32)
     start = _principal(points, seed)
     if len(points) < 4:  # nothing to arrange
         return start

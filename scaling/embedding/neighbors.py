@@ -37,20 +37,24 @@ def nearest(
     n_threads: int = 1,
 ) -> Neighbors:
     """Nearest ``landmarks`` (m, k) of each of ``points`` (n, k); all where m is smaller."""
+    size = min(n_neighbors, len(landmarks))
+    if not len(points) or not size:
+        empty = np.empty((len(points), size), dtype=np.float32)
+        return Neighbors(empty.astype(np.int32), empty)
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(landmarks)), algorithm="brute")
+    search = NearestNeighbors(n_neighbors=size, algorithm="brute")
     with threadpool_limits(n_threads):
         distances, indices = search.fit(landmarks).kneighbors(points)
     return Neighbors(indices.astype(np.int32), distances.astype(np.float32))
 
 
 def neighbors(points: NDArray[np.float32], n_neighbors: int, *, n_threads: int = 1) -> Neighbors:
-    """Nearest other cells of each of ``points``, float32, shape (n, k); never itself."""
+    """Nearest other cells of each of ``points``, float32, shape (n, k); all where n is smaller."""
     found = nearest(points, points, n_neighbors + 1, n_threads=n_threads)
     itself = found.indices == np.arange(len(points))[:, None]
     # Among duplicates a cell may miss itself; then the farthest one found goes.
-    itself[~itself.any(axis=1), -1] = True
-    shape = (len(points), found.indices.shape[1] - 1)
+    itself[~itself.any(axis=1), -1:] = True
+    shape = (len(points), max(0, found.indices.shape[1] - 1))
     return Neighbors(found.indices[~itself].reshape(shape), found.distances[~itself].reshape(shape))

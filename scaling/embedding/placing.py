@@ -30,7 +30,7 @@ def place_labels(near: Neighbors, labels: NDArray[np.int32]) -> NDArray[np.int32
         Labels of the landmarks, from 0, int32, shape (n_landmarks,). The lowest
         wins among equals.
     """
-    votes = np.zeros((len(near.indices), int(labels.max()) + 1), dtype=np.float32)
+    votes = np.zeros((len(near.indices), int(labels.max(initial=0)) + 1), dtype=np.float32)
     weight = weights(near.distances)
     cells = np.arange(len(votes))
     for rank in range(weight.shape[1]):
