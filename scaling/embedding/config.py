@@ -30,8 +30,6 @@ class EmbedConfig:
         Whether to lay the cells out in two dimensions.
     min_dist
         Least distance of cells in the layout.
-    umap
-        Whether to lay cells out; without, all coordinates are zero.
     n_layout_epochs
         Epochs of the layout; None for 500 up to 10,000 landmarks, 200 above.
     """
@@ -42,7 +40,6 @@ class EmbedConfig:
     n_placing: int = 15
     umap: bool = True
     min_dist: float = 0.1
-    umap: bool = True
     n_layout_epochs: int | None = None
 
     def __post_init__(self) -> None:
