@@ -18,11 +18,33 @@ _MOST_VALUES = 12
 """A column with more distinct values is summed up by their number or range."""
 
 SCORES = {
-    "ari": "ARI",
-    "nmi": "NMI",
-    "knn_accuracy": "kNN accuracy",
-    "mixing": "mixing",
+    "ari": "ARI {:.3f}",
+    "best_ari": "best ARI {:.3f}",
+    "best_resolution": "at resolution {:g}",
+    "nmi": "NMI {:.3f}",
+    "knn_accuracy": "kNN accuracy {:.3f}",
+    "mixing": "mixing {:.3f}",
+    "n_scored": "of {:,.0f} cells",
 }
+
+
+def open_run(path: str) -> Run:
+    """The run at ``path``.
+
+    Raises
+    ------
+    InputError
+        There is none, or an atlas in its place.
+    """
+    from tigon.storage.errors import InputError
+    from tigon.storage.run import Run
+
+    run = Run.open(path)
+    if not is_run(path):
+        raise InputError(
+            f"{path} is not a run but an atlas: open the folder that `tigon integrate` wrote"
+        )
+    return run
 
 
 def is_run(path: str) -> bool:
@@ -92,7 +114,8 @@ def tell_run(facts: Facts) -> str:
     n_clusters = len(facts["clusters"].keys() - {"unassigned"})
     n_unassigned = facts["clusters"].get("unassigned", 0)
     unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
-    scores = ", ".join(f"{SCORES.get(k, k)} {v:.3f}" for k, v in facts["scores"].items())
+    scores = facts["scores"]
+    told = [layout.format(scores[name]) for name, layout in SCORES.items() if name in scores]
     limit = facts["memory_limit_bytes"]
     return lay_out(
         [
@@ -103,7 +126,7 @@ def tell_run(facts: Facts) -> str:
             ("factors", f"{facts['n_components']}"),
             ("objective", f"{facts['objective']:.6g}"),
             ("clusters", f"{n_clusters}{unassigned}"),
-            ("scores", scores),
+            ("scores", ", ".join(told)),
             (
                 "peak memory",
                 _size(facts["peak_memory_bytes"])

@@ -58,12 +58,11 @@ def export(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, ExitStack() as opened:
         import tigon
-        from tigon.command.describe import size_on_disk, tell_export
-        from tigon.storage.run import Run
+        from tigon.command.describe import open_run, size_on_disk, tell_export
         from tigon.storage.run_counts import RunCounts
         from tigon.storage.run_export import export_h5ad
 
-        result = Run.open(run)
+        result = open_run(run)
         counts = None
         if atlas:
             counts = RunCounts.find(

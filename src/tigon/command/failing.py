@@ -47,8 +47,8 @@ def explained(console: Console, *, verbose: bool) -> Iterator[None]:
         yield
     except typer.Exit:
         raise
-    except KeyboardInterrupt:
-        say(console, "interrupted; nothing was written", "bold yellow")
+    except KeyboardInterrupt as interrupt:
+        say(console, str(interrupt) or "interrupted; nothing was written", "bold yellow")
         raise typer.Exit(130) from None
     except BrokenPipeError:
         # Whoever read our output has left; typer ends quietly.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     OUTPUT,
     AllowNonInteger,
@@ -49,7 +50,7 @@ def ingest(
 
     Example: `tigon ingest ctrl.h5ad stim.h5ad --out atlas.zarr`
     """
-    with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
+    with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, nothing_left(out):
         import tigon
         from tigon.command.describe import describe_atlas, tell_atlas
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     CELLS,
     FACTORS,
@@ -148,13 +149,9 @@ def integrate(
         ),
     ] = 0,
     resolution: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the clusters: larger finds more.",
-            show_default="chosen for the data",
-            rich_help_panel=FACTORS,
-        ),
-    ] = None,
+        float,
+        typer.Option(help="Of the clusters: larger finds more.", rich_help_panel=FACTORS),
+    ] = 0.4,
     out: Annotated[
         str,
         typer.Option(
@@ -208,8 +205,8 @@ def integrate(
 
     Try `--dry-run` first to see what it would take.
     """
-    with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
-        options = dict(
+    with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, nothing_left(out):
+        options: dict[str, Any] = dict(
             batch_key=batch_key,
             label_key=label_key,
             n_components=n_components,

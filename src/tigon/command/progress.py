@@ -22,6 +22,7 @@ from rich.text import Text
 _EPOCH = re.compile(r"epoch \d+")
 _UNIT = re.compile(r"(.*) \((\w+)\)")
 OPENING = "opening"
+WORKING = "working"
 COMPILING = "compiling kernels (first run only)"
 
 
@@ -128,6 +129,9 @@ class Bar:
         self._bars.update(task, completed=done, total=total, figures=shown)
         if done >= total:
             self._since = self._bars.get_time()
+            if not _EPOCH.fullmatch(name):
+                # What comes next is not heard of before its first part is done.
+                self._spin(WORKING)
 
     def compiling_began(self) -> None:
         self._spin(COMPILING)
@@ -136,14 +140,15 @@ class Bar:
         self._cease(COMPILING)
 
     def close(self) -> None:
-        self._cease(OPENING)
-        self._cease(COMPILING)
+        for name in list(self._spinners):
+            self._cease(name)
         self._bars.stop()
 
     def _task(self, name: str, unit: str) -> TaskID:
         """The bar of a stage; that of another epoch starts anew."""
         key = "epoch" if _EPOCH.fullmatch(name) else name
         self._cease(OPENING)
+        self._cease(WORKING)
         if self._running is None or self._running[0] != key:
             self._stop_clock()
             self._running = key, self._add(name, unit)

@@ -44,8 +44,9 @@ def report(
     Example: `tigon report run.zarr --label-key cell_type --out types.html`
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
+        from tigon.command.describe import open_run
         from tigon.report import write_report
 
         page = Path(out) if out is not None else Path(run).with_suffix(".html")
-        write_report(run, page, label_key=label_key, overwrite=overwrite)
+        write_report(open_run(run), page, label_key=label_key, overwrite=overwrite)
         shown.answer({"kind": "report", "path": str(page)}, f"report  {page}")

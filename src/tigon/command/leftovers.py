@@ -1,0 +1,64 @@
+"""What a failed command may leave although it cleaned up behind itself.
+
+Zarr writes on a thread of its own. When a command is interrupted, or one of
+several writes fails, the others may still be under way and make their folders
+anew after these were removed. They are over when the process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+
+@contextmanager
+def nothing_left(out: str) -> Iterator[None]:
+    """Remove what is left of an unfinished ``out``, when the process ends, if the block fails.
+
+    Parameters
+    ----------
+    out
+        The output, written aside as ``tigon.storage.publish`` says.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Saying so, where the block was interrupted after ``out`` was complete.
+
+    Notes
+    -----
+    To be entered before Zarr is imported: handlers run in reverse order, and
+    Zarr's own, which ends its thread, must come first.
+    """
+    place = Path(os.path.abspath(out))  # noqa: PTH100 (as published() names what it writes aside)
+    aside = place.with_name(f".{place.name}.tigon-partial-{os.getpid()}")
+    sweep = partial(_sweep, aside)
+    atexit.register(sweep)
+    before = _identity(place)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _identity(place) == before:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; {out} is complete, what goes with it is not"
+        ) from None
+    atexit.unregister(sweep)
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """Tells an output from one that replaces it; None where there is none."""
+    if not place.exists():
+        return None
+    found = place.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _sweep(aside: Path) -> None:
+    from tigon.storage.publish import remove
+
+    remove(aside)
