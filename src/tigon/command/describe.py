@@ -126,7 +126,7 @@ def tell_run(facts: Facts) -> str:
             ("factors", f"{facts['n_components']}"),
             ("objective", f"{facts['objective']:.6g}"),
             ("clusters", f"{n_clusters}{unassigned}"),
-            ("scores", ", ".join(told)),
+            *([("scores", ", ".join(told))] if told else []),
             (
                 "peak memory",
                 _size(facts["peak_memory_bytes"])

@@ -8,7 +8,9 @@ anew after these were removed. They are over when the process ends.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -41,12 +43,12 @@ def nothing_left(out: str) -> Iterator[None]:
     before = _identity(place)
     try:
         yield
-    except KeyboardInterrupt:
-        if _identity(place) == before:
-            raise
-        raise KeyboardInterrupt(
-            f"interrupted; {out} is complete, what goes with it is not"
-        ) from None
+    except BaseException as error:
+        atexit.register(_hush)
+        if isinstance(error, KeyboardInterrupt) and _identity(place) != before:
+            message = f"interrupted; {out} is complete, what goes with it is not"
+            raise KeyboardInterrupt(message) from None
+        raise
     atexit.unregister(sweep)
 
 
@@ -56,6 +58,12 @@ def _identity(place: Path) -> tuple[int, int] | None:
         return None
     found = place.stat()
     return found.st_ino, found.st_mtime_ns
+
+
+def _hush() -> None:
+    """Keep the writes that are cut off from complaining after the last word was said."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
 
 
 def _sweep(aside: Path) -> None:

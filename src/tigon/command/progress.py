@@ -186,7 +186,7 @@ class _Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time if task.finished else task.elapsed
-        if not seconds or not task.fields["unit"]:
+        if not seconds or not task.completed or not task.fields["unit"]:
             return Text()
         return Text(f"{task.completed / seconds:,.0f} {task.fields['unit']}/s")
 
