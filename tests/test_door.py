@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,22 @@ def test_how_a_command_ends(error: BaseException, code: int, words: str) -> None
     assert exit_code == code
     assert words in said
     assert len(said.splitlines()) == 1
+
+
+def swallow_an_interrupt() -> None:
+    """As NumPy does when it is interrupted while it opens a file."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise TypeError("not a file") from None
+
+
+def test_an_interrupt_that_a_library_swallows_is_one_all_the_same() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    with pytest.raises(Exit) as caught, explained(console, verbose=False):
+        swallow_an_interrupt()
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_traceback_of_a_fault_is_shown_on_request() -> None:

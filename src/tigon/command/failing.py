@@ -12,9 +12,11 @@ anything else                a request to report it                1
 from __future__ import annotations
 
 import errno
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -43,25 +45,54 @@ def explained(console: Console, *, verbose: bool) -> Iterator[None]:
     typer.Exit
         In place of everything that the block raises.
     """
+    with _noting_interrupts() as interrupts:
+        try:
+            yield
+        except (typer.Exit, BrokenPipeError):
+            # Whoever read our output may have left: typer ends quietly.
+            raise
+        except KeyboardInterrupt as error:
+            raise _interrupted(console, str(error)) from None
+        except Exception as error:
+            if interrupts:
+                raise _interrupted(console) from None
+            raise _failed(console, error, verbose=verbose) from None
+
+
+def _interrupted(console: Console, message: str = "") -> typer.Exit:
+    say(console, message or "interrupted; nothing was written", "bold yellow")
+    return typer.Exit(130)
+
+
+def _failed(console: Console, error: Exception, *, verbose: bool) -> typer.Exit:
+    message = _explain(error)
+    if verbose:
+        say(console, "".join(traceback.format_exception(error)).rstrip(), "dim")
+    if message is None:
+        say(console, _ask_for_report(error, verbose=verbose), "bold red")
+        return typer.Exit(1)
+    say(console, f"error: {message}", "bold red")
+    return typer.Exit(2)
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """The Ctrl-Cs so far: some libraries turn the exception into one of their own."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        # Somebody else's to handle, or ignored as in a shell's background job.
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        yield
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt as interrupt:
-        say(console, str(interrupt) or "interrupted; nothing was written", "bold yellow")
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # Whoever read our output has left; typer ends quietly.
-        raise
-    except Exception as error:
-        message = _explain(error)
-        if verbose:
-            say(console, traceback.format_exc().rstrip(), "dim")
-        if message is None:
-            say(console, _ask_for_report(error, verbose=verbose), "bold red")
-            raise typer.Exit(1) from None
-        say(console, f"error: {message}", "bold red")
-        raise typer.Exit(2) from None
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(console: Console, message: str, style: str) -> None:
