@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
@@ -30,7 +31,6 @@ LANDMARK_BYTES = 4000
 CELL_BYTES = 120
 """Kept for every cell from first to last: totals, codes, places, clusters."""
 
-LANDMARKS = 50_000
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -152,7 +152,7 @@ def _stages(
     tiles = window * 32 * k * n_genes
     statistics = n_datasets * k * n_genes
     final = 3 * 2 * per_cell * min(SOLVE_CELLS, atlas.n_cells)
-    landmarks = min(atlas.n_cells, LANDMARKS) * (LANDMARK_BYTES + 12 * k)
+    landmarks = min(atlas.n_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
     return {
         "reading cells": always + 2 * moments + window * (block + moments),
         "packing cells": always + moments + window * block + 3 * BUCKET_BYTES,

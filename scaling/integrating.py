@@ -38,6 +38,8 @@ from tigon.storage.run import RowReader, Run, RunContents, write_run
 from tigon.storage.sources.scratch import Scratch
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tigon.storage import Atlas
 
 
@@ -157,11 +159,12 @@ class _Stages:
             joint = self._align(prepared, loadings, aligned)
         with self.journal.stage("clusters and layout"):
             layout = RowFile(self.folder / "layout", (len(prepared.kept_codes), 2))
-            clusters, scored = self._embed(prepared, aligned, joint, layout)
+            clusters, landmarks, scored = self._embed(prepared, aligned, joint, layout)
         obsm = {"X_inmf": loadings, "X_inmf_aligned": aligned}
         if self.config.embed.umap:
             obsm["X_umap"] = layout
-        return self._contents(prepared, found, clusters, obsm, scored)
+        obs = cell_table(self.atlas, prepared, clusters, landmarks)
+        return self._contents(prepared, found, obs, obsm, scored)
 
     def _rows(self, prepared: Prepared, name: str) -> RowFile:
         shape = (len(prepared.kept_codes), self.config.inmf.n_components)
@@ -203,8 +206,8 @@ class _Stages:
 
     def _embed(
         self, prepared: Prepared, aligned: RowFile, joint: NDArray[np.int32], layout: RowFile
-    ) -> tuple[NDArray[np.int32], dict[str, float]]:
-        """Clusters of all cells, and scores against the labels if there are any."""
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], dict[str, float]]:
+        """Clusters of all cells, positions of the landmarks, and scores if there are labels."""
         codes, seed = prepared.kept_codes, self.config.inmf.random_state
         clusters, among = embed(
             aligned,
@@ -216,11 +219,11 @@ class _Stages:
             self.progress,
             n_threads=self.config.n_threads,
         )
+        at = among.positions
         labels = self._labels(prepared)
         if labels is None:
-            return clusters, {}
-        at = among.positions
-        return clusters, scores(
+            return clusters, at, {}
+        scored = scores(
             among.points,
             among.graph,
             codes[at],
@@ -229,6 +232,7 @@ class _Stages:
             seed=seed,
             n_threads=self.config.n_threads,
         )
+        return clusters, at, scored
 
     def _labels(self, prepared: Prepared) -> NDArray[np.str_] | None:
         """Known labels of the kept cells; "" where there is none."""
@@ -241,13 +245,13 @@ class _Stages:
         self,
         prepared: Prepared,
         found: Factorisation,
-        clusters: NDArray[np.int32],
+        obs: pd.DataFrame,
         obsm: Mapping[str, RowReader],
         scored: Mapping[str, float],
     ) -> RunContents:
         solution = found.solution
         return RunContents(
-            obs=cell_table(self.atlas, prepared, clusters),
+            obs=obs,
             var=gene_table(self.atlas, prepared),
             W=found.W,
             V=dict(zip(prepared.datasets.names, found.V, strict=True)),

@@ -26,7 +26,12 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "processor": platform.processor()}
 
 
-def cell_table(atlas: Atlas, prepared: Prepared, clusters: NDArray[np.int32]) -> pd.DataFrame:
+def cell_table(
+    atlas: Atlas,
+    prepared: Prepared,
+    clusters: NDArray[np.int32],
+    landmarks: NDArray[np.int64],
+) -> pd.DataFrame:
     """``obs`` of a run: the atlas's columns of the kept cells and what was found.
 
     Parameters
@@ -35,6 +40,9 @@ def cell_table(atlas: Atlas, prepared: Prepared, clusters: NDArray[np.int32]) ->
         The cells and what takes part.
     clusters
         Cluster of each kept cell, shape (n_kept,); negative for none.
+    landmarks
+        Which kept cells were clustered and laid out, the others being placed
+        among them; a column says so where it is not all.
     """
     import pandas as pd
 
@@ -48,6 +56,8 @@ def cell_table(atlas: Atlas, prepared: Prepared, clusters: NDArray[np.int32]) ->
     codes = prepared.datasets.codes[kept]
     obs["tigon_dataset"] = pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names))
     obs["tigon_cluster"] = _cluster_column(clusters)
+    if len(landmarks) < (clusters >= 0).sum():
+        obs["tigon_landmark"] = np.isin(np.arange(len(kept)), landmarks)
     return obs
 
 

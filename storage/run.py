@@ -258,14 +258,14 @@ def _open_group(path: Path) -> zarr.Group:
         raise InputError(f"there is no run at {path}: check the path")
     try:
         group = zarr.open_group(str(path), mode="r", use_consolidated=True)
-        finished = "uns/tigon/format_version" in group
+        finished = "uns/tigon/objective" in group
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
             f"{path} is not a finished run: open the folder that `tigon integrate` wrote"
         ) from error
     if not finished:
         raise InputError(
-            f"{path} is not a run of Tigon (no uns/tigon): open the folder that "
+            f"{path} is not a run of Tigon (no uns/tigon/objective): open the folder that "
             "`tigon integrate` wrote"
         )
     return group

@@ -22,7 +22,7 @@ from scipy import sparse
 
 from tigon.command.app import app
 from tigon.command.progress import COMPILING
-from tigon.integrate import plan
+from tigon.main_job import plan
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.inmf.config import INMFConfig

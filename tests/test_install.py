@@ -140,3 +140,11 @@ def test_tests_see_the_wheel_and_not_the_checkout() -> None:
     for name in ("tigon", "tigon.kernels", "tigon.storage", "tigon.scaling"):
         where = Path(str(importlib.import_module(name).__file__))
         assert "site-packages" in where.parts
+
+
+def test_public_names_do_not_depend_on_the_order_of_use(tmp_path: Path) -> None:
+    for first, second in (("plan", "integrate"), ("integrate", "plan"), ("write_report", "open")):
+        code = f"import tigon; tigon.{first}; assert callable(tigon.{second}); print(tigon.__all__)"
+        command = [sys.executable, "-c", code]
+        ran = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr

@@ -18,8 +18,8 @@ class EmbedConfig:
     Parameters
     ----------
     n_landmarks
-        Cells that are clustered and laid out together; with more cells, a
-        sample of so many, and the rest is placed among them.
+        With more than twice as many cells, a sample of so many is clustered
+        and laid out, and the rest is placed among them.
     n_neighbors
         Neighbours of a cell in the graph.
     resolution

@@ -1,6 +1,6 @@
 """Neighbours, clusters and layout of all cells.
 
-Up to ``n_landmarks`` cells all are landmarks: they get a graph of shared
+Up to twice ``n_landmarks`` cells all are landmarks: they get a graph of shared
 neighbours, Leiden clusters and a UMAP layout. Above, a sample of them does, and
 the rest is placed among the landmarks in one pass. Cells without loadings are in
 no cluster (-1) and lie together in a corner of the layout.
@@ -8,6 +8,7 @@ no cluster (-1) and lie together in a corner of the layout.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
 from tigon.scaling.embedding.space import to_space
 from tigon.storage.progress import Progress, silent
+
+log = logging.getLogger("tigon")
 
 UNASSIGNED = -1
 """Cluster of a cell without loadings."""
@@ -93,7 +96,7 @@ def embed(
     landmarks
         The landmarks and what was found on them.
     """
-    chosen = landmarks(dataset_codes, config.n_landmarks, seed=seed, eligible=assigned)
+    chosen = _choose(dataset_codes, assigned, config, seed)
     points = to_space(gather(rows, chosen))
     among = arrange(chosen, points, config, seed, progress, n_threads=n_threads)
     clusters = np.full(rows.shape[0], UNASSIGNED, dtype=np.int32)
@@ -105,6 +108,24 @@ def embed(
             write(start, coordinates)
         progress("placing cells", stop, rows.shape[0])
     return clusters, among
+
+
+def _choose(
+    dataset_codes: NDArray[np.int32],
+    assigned: NDArray[np.bool_],
+    config: EmbedConfig,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Positions of the landmarks; tells when they are a sample."""
+    n = int(assigned.sum())
+    if n <= 2 * config.n_landmarks:
+        return np.flatnonzero(assigned)
+    log.warning(
+        "clusters and layout are of a sample of %s of %s cells; the others are placed among them",
+        f"{config.n_landmarks:,}",
+        f"{n:,}",
+    )
+    return landmarks(dataset_codes, config.n_landmarks, seed=seed, eligible=assigned)
 
 
 def arrange(

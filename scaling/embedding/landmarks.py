@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-N_LANDMARKS = 50_000
+N_LANDMARKS = 25_000
 
 
 def landmarks(

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+TREE_FACTORS = 6
+"""With more factors than these a tree is slower than looking at every landmark."""
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbors:
@@ -44,7 +47,8 @@ def nearest(
     from sklearn.neighbors import NearestNeighbors
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    search = NearestNeighbors(n_neighbors=size, algorithm="brute")
+    algorithm = "kd_tree" if points.shape[1] <= TREE_FACTORS else "brute"
+    search = NearestNeighbors(n_neighbors=size, algorithm=algorithm)
     with threadpool_limits(n_threads):
         distances, indices = search.fit(landmarks).kneighbors(points)
     return Neighbors(indices.astype(np.int32), distances.astype(np.float32))

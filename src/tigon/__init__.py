@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tigon.integrate import integrate, plan
+    from tigon.main_job import integrate, plan
     from tigon.report import write_report
     from tigon.scaling.inmf.estimator import OnlineINMF
     from tigon.storage.atlas import Atlas
@@ -34,9 +34,9 @@ _HOMES = {
     "Run": "tigon.storage.run",
     "TigonError": "tigon.storage.errors",
     "export_h5ad": "tigon.storage.run_export",
-    "integrate": "tigon.integrate",
+    "integrate": "tigon.main_job",
     "open": "tigon.storage",
-    "plan": "tigon.integrate",
+    "plan": "tigon.main_job",
     "write_atlas": "tigon.storage",
     "write_report": "tigon.report",
 }

@@ -245,9 +245,9 @@ def _integrate(
     source: str | list[str], out: str, options: dict[str, Any], command: str, shown: Session
 ) -> None:
     from tigon.command.describe import describe_run, tell_run
-    from tigon.integrate import integrate as make_run
-    from tigon.integrate import report_path
     from tigon.kernels.compiling import compilations
+    from tigon.main_job import integrate as make_run
+    from tigon.main_job import report_path
 
     with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
         run = make_run(source, out=out, command=command, progress=shown.progress, **options)
@@ -258,7 +258,7 @@ def _integrate(
 
 def _show_plan(source: str | list[str], out: str, options: dict[str, Any], shown: Session) -> None:
     from tigon.command.plan import describe_plan, tell_plan
-    from tigon.integrate import plan as make_plan
+    from tigon.main_job import plan as make_plan
 
     plan = make_plan(source, out=out, **options)
     facts = describe_plan(plan, options["memory_limit"])
