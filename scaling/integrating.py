@@ -23,6 +23,7 @@ from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
+from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.inmf.schedule import plan_schedule
@@ -191,14 +192,22 @@ class _Stages:
         )
 
     def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:
-        """Joint clusters; -1 for cells without loadings."""
+        """Joint clusters, -1 for cells without loadings; what is written are points.
+
+        Points, not loadings, so that whoever reads ``X_inmf_aligned`` and takes
+        Euclidean distances compares cells as clusters and layout did.
+        """
+
+        def write(start: int, rows: NDArray[np.float32]) -> None:
+            aligned.write(start, to_space(rows))
+
         found = align(
             loadings,
             prepared.kept_codes,
             len(prepared.datasets.names),
             self.config.align,
             self.config.inmf.random_state,
-            aligned.write,
+            write,
             self.progress,
             n_threads=self.config.n_threads,
         )

@@ -233,7 +233,7 @@ def run(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
     written: list[NDArray[np.float32]] = []
     clusters, among = embed(
-        ArrayRows(H),
+        ArrayRows(to_space(H)),
         np.zeros(len(H), dtype=np.int32),
         (H > 0).any(axis=1),
         config,
@@ -294,7 +294,9 @@ def test_without_a_layout_nothing_is_written() -> None:
         raise AssertionError("a layout was written")
 
     codes, assigned = np.zeros(300, dtype=np.int32), np.ones(300, dtype=bool)
-    clusters, among = embed(ArrayRows(H), codes, assigned, EmbedConfig(umap=False), 0, write)
+    clusters, among = embed(
+        ArrayRows(to_space(H)), codes, assigned, EmbedConfig(umap=False), 0, write
+    )
     assert among.coordinates is None
     assert adjusted_rand_score(types, clusters) > 0.99
 

@@ -22,7 +22,6 @@ from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
-from tigon.scaling.embedding.space import to_space
 from tigon.storage.progress import Progress, silent
 
 log = logging.getLogger("tigon")
@@ -72,7 +71,8 @@ def embed(
     Parameters
     ----------
     rows
-        Aligned loadings, float32, shape (n_cells, k), not negative.
+        Cells as points of the space of ``tigon.scaling.embedding.space``,
+        float32, shape (n_cells, k).
     dataset_codes
         Dataset of each cell, int32, shape (n_cells,).
     assigned
@@ -97,7 +97,7 @@ def embed(
         The landmarks and what was found on them.
     """
     chosen = _choose(dataset_codes, assigned, config, seed)
-    points = to_space(gather(rows, chosen))
+    points = gather(rows, chosen)
     among = arrange(chosen, points, config, seed, progress, n_threads=n_threads)
     clusters = np.full(rows.shape[0], UNASSIGNED, dtype=np.int32)
     for start, stop in tiles(rows.shape[0]):
@@ -167,7 +167,7 @@ def _place(
     at = among.positions[own] - start
     others = assigned.copy()
     others[at] = False
-    points = to_space(read_tile(rows, start, stop)[others])
+    points = read_tile(rows, start, stop)[others]
     near = nearest(points, among.points, n_placing, n_threads=n_threads)
     clusters = np.full(len(assigned), UNASSIGNED, dtype=np.int32)
     clusters[at] = among.clusters[own]
