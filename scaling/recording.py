@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from tigon.scaling.preparing import Prepared
     from tigon.storage import Atlas
 
-_PACKAGES = ("tigon", "anndata", "igraph", "leidenalg", "numba", "numpy", "scipy", "umap-learn")
+_PACKAGES = (
+    "tigon",
+    "anndata",
+    "igraph",
+    "numba",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "umap-learn",
+    "zarr",
+)
 
 UNASSIGNED = "unassigned"
 

@@ -82,7 +82,7 @@ def factorise(
     order, start, epochs = np.random.SeedSequence(config.random_state).spawn(3)
     problem = prepared.problem(config.lam)
     n_cells = int(problem.n_cells.sum())
-    if config.minibatch_size > n_cells:
+    if n_cells < config.minibatch_size != INMFConfig().minibatch_size:
         log.warning(
             "mini-batches of %d cells are more than the %d cells there are: using a tenth of them",
             config.minibatch_size,

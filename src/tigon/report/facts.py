@@ -22,6 +22,9 @@ SCORES = {
     "nmi": ("NMI", "normalised mutual information of clusters and labels: 1 is the same"),
     "knn_accuracy": ("kNN accuracy", "labels guessed from the 15 nearest cells"),
     "mixing": ("Mixing", "datasets among neighbours, as a share of perfect mixing"),
+    "best_ari": ("Best ARI", "over Leiden resolutions"),
+    "best_resolution": ("Its resolution", "the Leiden resolution of the best ARI"),
+    "n_scored": ("Cells scored", "those with a label that were clustered and laid out"),
 }
 
 
@@ -112,8 +115,14 @@ def describe_scores(scores: Mapping[str, float]) -> list[tuple[str, str, str]]:
     for key in known + sorted(set(scores).difference(known)):
         value = scores[key]
         name, meaning = SCORES.get(key, (key.replace("_", " "), ""))
-        rows.append((name, "–" if np.isnan(value) else f"{value:.3f}", meaning))
+        rows.append((name, _score(value), meaning))
     return rows
+
+
+def _score(value: float) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if value > 1 and value == int(value) else f"{value:.3f}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
