@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from tigon.storage import Atlas
 
 MIB = 2**20
-BASE_BYTES = 640 * MIB
-"""The interpreter, its libraries, and what they compile for neighbours and UMAP."""
+BASE_BYTES = 320 * MIB
+"""The interpreter, and the libraries and kernels that streaming needs."""
+
+LAYOUT_BYTES = 190 * MIB
+"""The libraries for neighbours, clusters and UMAP, and what they compile."""
 
 LANDMARK_BYTES = 4000
 """Neighbours, graph and layout of one landmark cell."""
@@ -145,18 +148,22 @@ def _stages(
     k = config.n_components
     obs_bytes = int(atlas.obs.memory_usage(deep=True).sum())
     always = BASE_BYTES + 2 * obs_bytes + CELL_BYTES * atlas.n_cells
-    block = 3 * atlas.estimate_block_bytes(BLOCK_CELLS)
-    per_cell = max(1, atlas.estimate_block_bytes(BLOCK_CELLS) // BLOCK_CELLS)
+    block = atlas.estimate_block_bytes(BLOCK_CELLS)
+    # Reading from a file takes at least 16 bytes a non-zero, the pack half of
+    # that: two blocks of it are read ahead of the one that is worked on.
+    packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
     moments = 16 * n_datasets * atlas.n_genes
-    minibatch = 3 * 2 * per_cell * min(config.minibatch_size, atlas.n_cells)
     tiles = window * 32 * k * n_genes
-    statistics = n_datasets * k * n_genes
-    final = 3 * 2 * per_cell * min(SOLVE_CELLS, atlas.n_cells)
-    landmarks = min(atlas.n_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
-    return {
+    final = int(packed * min(SOLVE_CELLS, atlas.n_cells)) + 12 * n_datasets * k * n_genes
+    minibatch = int(packed * min(config.minibatch_size, atlas.n_cells))
+    bucket = min(BUCKET_BYTES, int(packed * atlas.n_cells))
+    stages = {
         "reading cells": always + 2 * moments + window * (block + moments),
-        "packing cells": always + moments + window * block + 3 * BUCKET_BYTES,
+        "packing cells": always + moments + window * block + 3 * bucket,
         "the epochs": always + moments + state_bytes(n_datasets, n_genes, k) + minibatch + tiles,
-        "solving loadings": always + moments + 12 * statistics + final + tiles,
-        "neighbours and layout": always + 12 * statistics + landmarks,
+        "solving loadings": always + moments + final + tiles,
     }
+    # What streaming has freed need not have gone back to the system by then.
+    landmarks = min(atlas.n_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
+    stages["neighbours and layout"] = max(stages.values()) + LAYOUT_BYTES + landmarks
+    return stages
