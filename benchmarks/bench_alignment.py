@@ -33,6 +33,7 @@ from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.rows import ArrayRows
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
+from tigon.scaling.engine import ThreadEngine
 
 Matrix = NDArray[np.float32]
 
@@ -64,7 +65,8 @@ def aligned(
         out[start : start + len(rows)] = rows
 
     n_datasets = int(datasets.max()) + 1
-    align(ArrayRows(H), datasets, n_datasets, config, seed, write)
+    with ThreadEngine(2) as engine:
+        align(ArrayRows(H), datasets, n_datasets, config, seed, engine, write)
     return out
 
 

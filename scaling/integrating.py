@@ -207,9 +207,9 @@ class _Stages:
             len(prepared.datasets.names),
             self.config.align,
             self.config.inmf.random_state,
+            self.engine,
             write,
             self.progress,
-            n_threads=self.config.n_threads,
         )
         return found.joint_clusters
 

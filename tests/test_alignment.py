@@ -13,6 +13,7 @@ from tigon.scaling.alignment.aligning import AlignmentResult, align
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding import rows as rows_module
 from tigon.scaling.embedding.rows import ArrayRows
+from tigon.scaling.engine import ThreadEngine
 from tigon.storage.errors import InputError
 
 Loadings = NDArray[np.float32]
@@ -44,7 +45,10 @@ def run(
 
     n_datasets = int(codes.max()) + 1
     seed = options.pop("seed", 0)
-    result = align(ArrayRows(H), codes, n_datasets, config or AlignConfig(), seed, write, **options)
+    with ThreadEngine(1) as engine:
+        result = align(
+            ArrayRows(H), codes, n_datasets, config or AlignConfig(), seed, engine, write, **options
+        )
     assert not np.isnan(aligned).any()
     return aligned, result
 
@@ -236,15 +240,10 @@ def test_threads_and_storage_leave_the_bytes_alone(
             return np.asfortranarray(np.concatenate([H[a:b] for a, b in pairwise(cuts)]))
 
     written: list[Loadings] = []
-    result = align(
-        Pieces(),
-        codes,
-        2,
-        config,
-        0,
-        lambda start, rows: written.append(rows),
-        n_threads=n_threads,
-    )
+    with ThreadEngine(n_threads) as engine:
+        result = align(
+            Pieces(), codes, 2, config, 0, engine, lambda start, rows: written.append(rows)
+        )
     assert len(written) >= 8
     assert np.concatenate(written).tobytes() == expected.tobytes()
     assert result.joint_clusters.tobytes() == expected_result.joint_clusters.tobytes()
@@ -275,7 +274,8 @@ def test_progress_counts_every_cell() -> None:
     def progress(stage: str, done: int, total: int, **figures: float) -> None:
         seen.append((stage, done, total))
 
-    align(ArrayRows(H), codes, 2, AlignConfig(), 0, lambda start, rows: None, progress)
+    with ThreadEngine(1) as engine:
+        align(ArrayRows(H), codes, 2, AlignConfig(), 0, engine, lambda start, rows: None, progress)
     assert seen[-1] == ("aligning", len(H), len(H))
 
 
@@ -299,8 +299,8 @@ def test_what_cannot_be_aligned_is_refused() -> None:
         run(H, codes[:-1])
     with pytest.raises(InputError, match="reference is no dataset"):
         run(H, codes, AlignConfig(reference=2))
-    with pytest.raises(InputError, match="out of range"):
-        align(ArrayRows(H), codes, 1, AlignConfig(), 0, lambda start, rows: None)
+    with ThreadEngine(1) as engine, pytest.raises(InputError, match="out of range"):
+        align(ArrayRows(H), codes, 1, AlignConfig(), 0, engine, lambda start, rows: None)
     H[3, 2] = np.nan
     with pytest.raises(InputError, match="not finite"):
         run(H, codes)

@@ -97,6 +97,7 @@ def test_kang_is_integrated(shared_data: Path, seed: int) -> None:
     from tigon.scaling.embedding.config import EmbedConfig
     from tigon.scaling.embedding.embedding import embed
     from tigon.scaling.embedding.rows import ArrayRows
+    from tigon.scaling.engine import ThreadEngine
 
     adata = anndata.read_h5ad(shared_data / "kang_pbmc_stim.h5ad")
     model = tigon.OnlineINMF(n_components=20, lam=5.0, n_genes=2000, random_state=seed)
@@ -107,9 +108,10 @@ def test_kang_is_integrated(shared_data: Path, seed: int) -> None:
     def write(start: int, rows: NDArray[np.float32]) -> None:
         aligned[start : start + len(rows)] = rows
 
-    joint = align(ArrayRows(H), datasets, 2, AlignConfig(), seed, write).joint_clusters
+    with ThreadEngine(1) as engine:
+        joint = align(ArrayRows(H), datasets, 2, AlignConfig(), seed, engine, write).joint_clusters
     config = EmbedConfig(umap=False)
-    clusters, among = embed(ArrayRows(aligned), datasets, joint >= 0, config, seed, write)
+    clusters, among = embed(ArrayRows(to_space(aligned)), datasets, joint >= 0, config, seed, write)
     labels = adata.obs["label"].astype(str).to_numpy(np.str_)
     found = scores(among.points, among.graph, datasets, clusters, labels, seed=seed)
     assert found["n_scored"] == 1584

@@ -73,10 +73,9 @@ def align(
     n_datasets: int,
     config: AlignConfig,
     seed: int,
+    engine: ThreadEngine,
     write: WriteRows,
     progress: Progress = silent,
-    *,
-    n_threads: int = 1,
 ) -> AlignmentResult:
     """Align the loadings of all cells and write them.
 
@@ -92,12 +91,12 @@ def align(
         Options.
     seed
         Decides which cells vote and which are sampled for quantiles.
+    engine
+        Where it runs; the result does not depend on its threads.
     write
         Takes the aligned loadings, float32, in order.
     progress
         Told of the cells of each pass.
-    n_threads
-        Threads; the result does not depend on it.
 
     Raises
     ------
@@ -111,16 +110,15 @@ def align(
     """
     _check(rows, dataset_codes, n_datasets, config)
     size = np.bincount(dataset_codes, minlength=n_datasets)
-    with ThreadEngine(n_threads) as engine:
-        passes = Passes(rows, dataset_codes, size, engine, progress)
-        scale = scales(passes)
-        joint = joint_clusters(passes, scale, config, seed)
-        n_cells = count_pairs(passes, joint)
-        by_pair = sampled_quantiles(passes, joint, n_cells, scale.overall, config, seed)
-        reference, maps = reference_and_maps(by_pair, n_cells, config)
-        task = _mapping(passes, joint, scale.overall, maps)
-        for (start, _), aligned in passes.run("aligning", task):
-            write(start, aligned)
+    passes = Passes(rows, dataset_codes, size, engine, progress)
+    scale = scales(passes)
+    joint = joint_clusters(passes, scale, config, seed)
+    n_cells = count_pairs(passes, joint)
+    by_pair = sampled_quantiles(passes, joint, n_cells, scale.overall, config, seed)
+    reference, maps = reference_and_maps(by_pair, n_cells, config)
+    task = _mapping(passes, joint, scale.overall, maps)
+    for (start, _), aligned in passes.run("aligning", task):
+        write(start, aligned)
     return AlignmentResult(joint, scale.overall, reference, n_cells, maps.group > 0)
 
 
