@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +63,21 @@ def test_memory_is_watched() -> None:
     with MemoryWatch() as watch:
         held = np.ones(80 * 2**20 // 8)
     assert watch.peak_bytes >= before + 0.9 * held.nbytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("umap", [False, True])
+def test_projected_memory_is_no_less_than_measured(tmp_path: Path, umap: bool) -> None:
+    """In a process of its own: memory that other tests left must not count."""
+    source = tmp_path / "counts.h5ad"
+    planted(n=8000, m=600, depth=3000).adata.write_h5ad(source)
+    code = f"""
+import tigon
+options = dict(batch_key="batch", n_genes=400, n_epochs=2, n_threads=2, umap={umap})
+plan = tigon.plan({str(source)!r}, **options)
+run = tigon.integrate({str(source)!r}, out={str(tmp_path / "run.zarr")!r}, **options)
+print(plan.peak_bytes, run.peak_memory_bytes)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    projected, measured = map(int, ran.stdout.split())
+    assert measured <= projected <= 2.5 * measured
