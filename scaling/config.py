@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding.config import EmbedConfig
@@ -12,11 +12,40 @@ from tigon.scaling.preparing import PrepareConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OpenConfig:
+    """Which counts are integrated; opening the sources checks it.
+
+    Parameters
+    ----------
+    sources
+        Paths and URLs as they were given, "AnnData" for one in memory.
+    join
+        Genes of several sources; None for an atlas that was open already,
+        whose other options here are not known either.
+    layer, raw
+        Where a source's counts are, if not in ``X``.
+    gene_id_column
+        Column of ``var`` that identifies genes; None for their names.
+    allow_non_integer
+        Whether values need not be whole numbers.
+    """
+
+    sources: tuple[str, ...] = ()
+    join: Literal["inner", "outer"] | None = "inner"
+    layer: str | None = None
+    raw: bool = False
+    gene_id_column: str | None = None
+    allow_non_integer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class IntegrateConfig:
     """Options of the main job.
 
     Parameters
     ----------
+    opening
+        Which counts.
     prepare
         Which cells and genes take part.
     inmf
@@ -33,6 +62,7 @@ class IntegrateConfig:
         Limit of the process tree; None for no limit.
     """
 
+    opening: OpenConfig = field(default_factory=OpenConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     inmf: INMFConfig = field(default_factory=INMFConfig)
     align: AlignConfig = field(default_factory=AlignConfig)

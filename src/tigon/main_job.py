@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.budget import Plan, parse_bytes
 from tigon.scaling.cells import CellFilter
-from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import available_threads
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.preparing import PrepareConfig
+from tigon.storage.atlas import Atlas
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
@@ -24,21 +28,19 @@ if TYPE_CHECKING:
     from tigon.storage.anything import Counts
     from tigon.storage.run import Run
 
-_PREPARE = ("batch_key", "n_genes", "cells", "small_datasets")
-_FILTER = ("min_genes", "min_counts", "max_mito")
-_INMF = (
-    "n_components",
-    "lam",
-    "n_epochs",
-    "minibatch_size",
-    "n_sweeps",
-    "tol",
-    "tol_final",
-    "tol_objective",
-    "random_state",
-)
-_EMBED = ("resolution", "umap")
-_OPEN = ("layer", "raw", "join", "gene_id_column", "allow_non_integer", "scratch")
+
+def _options_of(config: type, *, besides: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(config) if field.name not in besides)
+
+
+_OPEN = _options_of(OpenConfig, besides=("sources",))
+_PREPARE = _options_of(PrepareConfig, besides=("cell_filter",))
+_FILTER = _options_of(CellFilter)
+_INMF = _options_of(INMFConfig)
+_EMBED = _options_of(EmbedConfig)
+# The neighbours that one asks for are those of the graph, not the voters of the alignment.
+_ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
+_OTHERS = ("label_key", "memory_limit", "n_threads", "scratch")
 
 
 def integrate(
@@ -72,16 +74,22 @@ def integrate(
     progress
         Called as ``progress(stage, done, total, **figures)``.
     **options
-        How to open: ``layer``, ``raw``, ``join``, ``gene_id_column``,
-        ``allow_non_integer``, ``scratch`` (see :func:`tigon.open`). Which cells
-        and genes: ``batch_key``, ``n_genes``, ``cells``, ``min_genes``,
-        ``min_counts``, ``max_mito``, ``small_datasets``. The factorisation:
-        ``n_components``, ``lam``, ``n_epochs``, ``minibatch_size``,
-        ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``,
-        ``random_state`` (see :class:`tigon.OnlineINMF`). The picture:
-        ``resolution`` of Leiden clusters, ``umap`` (whether to lay out),
-        ``label_key``. The machine: ``n_threads``, ``memory_limit``
-        ("2GiB"; None for none).
+        Counts: ``layer``, ``raw``, ``join``, ``gene_id_column``,
+        ``allow_non_integer``, ``scratch`` (see :func:`tigon.open`; not for an
+        atlas, which is open already). Cells and genes: ``batch_key``,
+        ``n_genes``, ``cells``, ``min_genes``, ``min_counts``, ``max_mito``,
+        ``small_datasets``. Factorisation: ``n_components``, ``lam``,
+        ``n_epochs``, ``minibatch_size``, ``n_sweeps``, ``tol``, ``tol_final``,
+        ``tol_objective``, ``random_state`` (see :class:`tigon.OnlineINMF`).
+        Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
+        mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
+        on joint clusters, ``reference``, the number of the dataset that others
+        are mapped to (None for their mean). Clusters and layout:
+        ``resolution``, ``n_neighbors`` in the graph, ``n_landmarks``,
+        ``n_placing``, ``umap`` (whether to lay out), ``min_dist``,
+        ``n_layout_epochs``; ``label_key`` to score against. Machine:
+        ``n_threads`` (None for all processors), ``memory_limit`` ("2GiB"; None
+        for none).
 
     Returns
     -------
@@ -97,17 +105,17 @@ def integrate(
     Two passes over the atlas; the selected genes are streamed from a temporary
     copy beside ``out``. Results are the same for any ``n_threads``.
     """
-    config, opening = _configure(options)
+    config, scratch = _configure(source, options)
     out = Path(out)
     if report:
         check_output(report_path(out).absolute(), overwrite=overwrite)
-    opening["scratch"] = scratch = opening["scratch"] or out.absolute().parent
-    with borrowed_atlas(source, **opening) as atlas:
+    scratch = scratch or out.absolute().parent
+    with _opened(source, config.opening, scratch) as atlas:
         run = integrate_atlas(
             atlas,
             config,
             out,
-            Path(scratch),
+            scratch,
             overwrite=overwrite,
             command=command,
             progress=progress,
@@ -132,9 +140,9 @@ def plan(source: Counts, *, out: str | os.PathLike[str] = "run.zarr", **options:
     Plan
         Passes, bytes and projected memory by stage.
     """
-    config, opening = _configure(options)
-    opening["scratch"] = opening["scratch"] or Path(out).absolute().parent
-    with borrowed_atlas(source, **opening) as atlas:
+    config, scratch = _configure(source, options)
+    scratch = scratch or Path(out).absolute().parent
+    with _opened(source, config.opening, scratch) as atlas:
         return plan_integration(atlas, config)
 
 
@@ -143,30 +151,55 @@ def report_path(out: Path) -> Path:
     return out.with_suffix(".html") if out.suffix == ".zarr" else out.with_name(out.name + ".html")
 
 
-def _configure(options: dict[str, Any]) -> tuple[IntegrateConfig, dict[str, Any]]:
-    """Sort flat options into the configurations that check them."""
+def _opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:
+    how = {name: getattr(opening, name) for name in _OPEN}
+    return borrowed_atlas(source, scratch=scratch, **how)
+
+
+def _configure(source: Counts, options: dict[str, Any]) -> tuple[IntegrateConfig, Path | None]:
+    """Sort flat options into the configurations that check them; and the scratch folder."""
     given = dict(options)
 
     def take(names: Sequence[str]) -> dict[str, Any]:
         return {name: given.pop(name) for name in names if name in given}
 
-    opening = {"scratch": None} | take(_OPEN)
+    scratch = given.pop("scratch", None)
     limit = given.pop("memory_limit", "2GiB")
     config = IntegrateConfig(
+        opening=_opening(source, take(_OPEN)),
         prepare=PrepareConfig(**take(_PREPARE), cell_filter=CellFilter(**take(_FILTER))),
         inmf=INMFConfig(**take(_INMF)),
+        align=AlignConfig(**take(_ALIGN)),
         embed=EmbedConfig(**take(_EMBED)),
         label_key=given.pop("label_key", None),
         n_threads=_threads(given.pop("n_threads", None)),
         memory_limit_bytes=None if limit is None else parse_bytes(limit),
     )
     if given:
-        known = sorted((*_OPEN, *_PREPARE, *_FILTER, *_INMF, *_EMBED))
+        known = sorted((*_OPEN, *_PREPARE, *_FILTER, *_INMF, *_ALIGN, *_EMBED, *_OTHERS))
         raise InputError(
-            f"{next(iter(given))!r} is not an option of integrate: there are {', '.join(known)}, "
-            "label_key, memory_limit and n_threads; see help(tigon.integrate)"
+            f"{next(iter(given))!r} is not an option of integrate: there are {', '.join(known)}; "
+            "see help(tigon.integrate)"
         )
-    return config, opening
+    return config, None if scratch is None else Path(scratch)
+
+
+def _opening(source: Counts, options: dict[str, Any]) -> OpenConfig:
+    """What is integrated; how an open atlas was opened is no longer known."""
+    if not isinstance(source, Atlas):
+        listed = source if isinstance(source, list | tuple) else [source]
+        return OpenConfig(sources=tuple(map(_told, listed)), **options)
+    if options:
+        raise InputError(
+            f"{next(iter(options))} was given for an atlas that is open already: it decides how "
+            "sources are opened; pass it to tigon.open"
+        )
+    sources = (source.path,) if source.path else tuple(source.source_names)
+    return OpenConfig(sources=sources, join=None)
+
+
+def _told(source: Any) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
 
 
 def _threads(n_threads: int | None) -> int:

@@ -1,0 +1,86 @@
+"""The main job as a call: what it takes, what it refuses, what a run says of how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from atlases import planted
+from builders import write_h5ad
+
+import tigon
+from tigon.main_job import report_path
+from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.recording import processor, versions
+
+QUICK: dict[str, Any] = dict(n_components=3, n_epochs=2, n_threads=1, umap=False, report=False)
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("counts")
+    adata = planted(n=240, m=40, k=3).adata
+    adata.layers["raw"] = adata.X.copy()
+    return write_h5ad(adata, folder / "a.h5ad")
+
+
+def test_a_run_tells_what_was_opened_and_how(counts: Path, tmp_path: Path) -> None:
+    run = tigon.integrate(
+        [counts, str(counts)],
+        out=tmp_path / "run.zarr",
+        layer="raw",
+        join="outer",
+        allow_non_integer=True,
+        n_quantiles=20,
+        n_neighbors=7,
+        min_dist=0.3,
+        **QUICK,
+    )
+    assert run.config["opening"] == {
+        "sources": [str(counts)] * 2,
+        "join": "outer",
+        "layer": "raw",
+        "raw": False,
+        "gene_id_column": None,
+        "allow_non_integer": True,
+    }
+    assert run.config["align"]["n_quantiles"] == 20
+    assert run.config["embed"]["n_neighbors"] == 7
+    assert run.config["embed"]["min_dist"] == 0.3
+    assert run.config.keys() == IntegrateConfig().as_dict().keys()
+    assert run.versions["processor"]
+
+
+def test_of_an_open_atlas_the_place_is_told(counts: Path, tmp_path: Path) -> None:
+    with tigon.open(counts) as atlas:
+        run = tigon.integrate(atlas, out=tmp_path / "run.zarr", **QUICK)
+        with pytest.raises(tigon.InputError, match="layer was given for an atlas that is open"):
+            tigon.plan(atlas, layer="raw")
+    assert run.config["opening"]["sources"] == [str(counts)]
+    assert run.config["opening"]["join"] is None
+
+
+@pytest.mark.parametrize("name", ["n_factors", "cell_filter", "sources"])
+def test_what_is_not_an_option_is_named(name: str, counts: Path) -> None:
+    with pytest.raises(tigon.InputError, match=f"'{name}' is not an option of integrate") as told:
+        tigon.plan(counts, **{name: 1})
+    for known in ("n_components", "n_landmarks", "n_quantiles", "scratch", "memory_limit"):
+        assert known in str(told.value)
+
+
+def test_every_option_is_documented() -> None:
+    config = IntegrateConfig()
+    parts = (config.prepare, config.inmf, config.align, config.embed)
+    names = {name for part in parts for name in part.__dataclass_fields__}
+    documented = tigon.integrate.__doc__ or ""
+    assert [name for name in names - {"cell_filter"} if f"``{name}``" not in documented] == []
+
+
+def test_reports_lie_beside_their_runs() -> None:
+    assert report_path(Path("a/run.zarr")) == Path("a/run.html")
+    assert report_path(Path("a/run.v2")) == Path("a/run.v2.html")
+
+
+def test_the_processor_is_known() -> None:
+    assert versions()["processor"] == processor() != ""
