@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from pathlib import Path
 
+from tigon.scaling.recording import versions
+
+_DECISIVE = ("tigon", "numpy", "numba", "scipy", "python")
+
 
 def machine() -> dict[str, str | int]:
-    """Commit, processor, cores and Python of this run."""
+    """Commit, processor, cores, and versions of what computes."""
+    found = versions()
     return {
         "commit": _commit(),
-        "cpu": _cpu(),
+        "cpu": found["processor"],
         "cores": os.cpu_count() or 0,
-        "python": platform.python_version(),
+        **{name: found[name] for name in _DECISIVE},
     }
 
 
@@ -27,13 +31,3 @@ def _commit() -> str:
     except OSError:
         return "unknown"
     return found.stdout.strip() or "unknown"
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()

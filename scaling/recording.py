@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +34,17 @@ UNASSIGNED = "unassigned"
 def versions() -> dict[str, str]:
     """Versions that a result may depend on, and the type of processor."""
     found = {name: version(name) for name in _PACKAGES}
-    return found | {"python": platform.python_version(), "processor": platform.processor()}
+    return found | {"python": platform.python_version(), "processor": processor()}
+
+
+def processor() -> str:
+    """The model of the processor: results are bit-equal on one type of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), "") or platform.processor() or platform.machine()
 
 
 def cell_table(
