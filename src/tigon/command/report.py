@@ -45,8 +45,9 @@ def report(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
         from tigon.command.describe import open_run
+        from tigon.main_job import report_path
         from tigon.report import write_report
 
-        page = Path(out) if out is not None else Path(run).with_suffix(".html")
+        page = Path(out) if out is not None else report_path(Path(run))
         write_report(open_run(run), page, label_key=label_key, overwrite=overwrite)
         shown.answer({"kind": "report", "path": str(page)}, f"report  {page}")
