@@ -70,7 +70,7 @@ def test_memory_is_watched() -> None:
 def test_projected_memory_is_no_less_than_measured(tmp_path: Path, umap: bool) -> None:
     """In a process of its own: memory that other tests left must not count."""
     source = tmp_path / "counts.h5ad"
-    planted(n=8000, m=600, depth=3000).adata.write_h5ad(source)
+    planted(n=3000, m=600, depth=3000).adata.write_h5ad(source)
     code = f"""
 import tigon
 options = dict(batch_key="batch", n_genes=400, n_epochs=2, n_threads=2, umap={umap})
