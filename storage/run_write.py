@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from tigon.storage.errors import InputError
 from tigon.storage.publish import published
 from tigon.storage.run_contents import RowReader, RunContents, as_rows
 from tigon.storage.run_encoding import ANNDATA, ARRAY, DICT, key, quiet_writers
 from tigon.storage.run_statistics import write_statistics
+from tigon.storage.tables import storable
 
 if TYPE_CHECKING:
     import zarr
@@ -81,17 +81,7 @@ def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with column names fit for keys and columns that AnnData stores."""
     if "_index" in table.columns:
         raise InputError('a column is named "_index": AnnData keeps that name; rename the column')
-    columns = {key(str(name)): _column(table[name]) for name in table.columns}
-    return pd.DataFrame(columns, index=table.index.rename(None))
-
-
-def _column(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Numbers and categories as they are; anything else as text, categories if it repeats."""
-    if is_numeric_dtype(column.dtype) or isinstance(column.dtype, pd.CategoricalDtype):
-        return column
-    text = column.map(str, na_action="ignore").astype(object)
-    repeats = text.isna().any() or text.nunique() < len(text)
-    return text.astype("category") if repeats else text
+    return storable(table).rename(columns=key)
 
 
 def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:

@@ -130,8 +130,10 @@ def _storable_column(column: pd.Series[Any]) -> Any:
             return column.array
         return pd.Categorical(_text(column))
     if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
-        # AnnData has no nullable floats; their gaps are NaN.
-        return column.to_numpy(np.float64, na_value=np.nan) if dtype == "Float64" else column.array
+        if pd.api.types.is_float_dtype(dtype) and not isinstance(dtype, np.dtype):
+            # AnnData has no nullable floats; their gaps are NaN.
+            return column.to_numpy(np.float64, na_value=np.nan)
+        return column.array
     text = _text(column)
     repeats = len(set(text)) < len(text)
     return pd.Categorical(text) if repeats or None in text else np.array(text, dtype=object)

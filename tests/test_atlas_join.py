@@ -244,13 +244,16 @@ def test_storable_columns() -> None:
             "text": ["u", "v", "w"],
             "day": pd.to_datetime(["2024-01-01", "2024-01-02", None]),
             "gaps": pd.array([1.5, None, 2], dtype="Float64"),
+            "narrow": pd.array([1.5, None, 2], dtype="Float32"),
             7: [1, 2, 3],
         }
     )
     stored = storable(table)
-    assert list(stored.columns) == ["mixed", "text", "day", "gaps", "7"]
+    assert list(stored.columns) == ["mixed", "text", "day", "gaps", "narrow", "7"]
     assert list(stored["mixed"].cat.categories) == ["1", "a"]
     assert list(stored["text"]) == ["u", "v", "w"]
     assert stored["day"].isna().tolist() == [False, False, True]
-    assert stored["gaps"].dtype == np.float64
+    for name in ("gaps", "narrow"):
+        assert stored[name].dtype == np.float64
+        np.testing.assert_array_equal(stored[name], [1.5, np.nan, 2])
     assert list(stored.index) == ["0", "1", "2"]

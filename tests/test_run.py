@@ -187,6 +187,11 @@ def test_awkward_columns_come_back(tmp_path: Path) -> None:
         "day": pd.to_datetime(["2024-01-02"] * 4),
         "flag": [True, False, True, True],
         "nullable": pd.array([1, None, 3, 4], dtype="Int64"),
+        "nullable number": pd.array([0.5, None, 3, 4], dtype="Float64"),
+        "nullable flag": pd.array([True, None, False, True], dtype="boolean"),
+        "number": [0.5, np.nan, 3, 4],
+        "kind": pd.Categorical(["b", None, "a", "b"], categories=["b", "a"]),
+        3: [1, 2, 3, 4],
     }
     obs = pd.DataFrame(columns, index=contents.obs.index).rename_axis("barcode")
     read = Run.open(write_run(tmp_path / "run.zarr", replace(contents, obs=obs))).obs
@@ -198,7 +203,15 @@ def test_awkward_columns_come_back(tmp_path: Path) -> None:
     assert read["mixed"].dropna().tolist() == ["x", "1", "True"]
     assert read["day"].tolist() == ["2024-01-02 00:00:00"] * 4
     assert read["flag"].tolist() == columns["flag"]
+    assert read["nullable"].isna().tolist() == [False, True, False, False]
     assert read["nullable"].dropna().tolist() == [1, 3, 4]
+    for name in ("nullable number", "number"):
+        np.testing.assert_array_equal(read[name], [0.5, np.nan, 3, 4])
+    assert read["nullable flag"].isna().tolist() == [False, True, False, False]
+    assert read["nullable flag"].dropna().tolist() == [True, False, True]
+    assert read["kind"].cat.codes.tolist() == [0, -1, 1, 0]
+    assert list(read["kind"].cat.categories) == ["b", "a"]
+    assert read["3"].tolist() == [1, 2, 3, 4]
 
 
 def test_reserved_column_is_refused(tmp_path: Path) -> None:
