@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.scaling.checking import check_number
 from tigon.storage.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,9 +36,14 @@ class CellFilter:
     max_mito: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.min_genes < 0 or self.min_counts < 0:
-            low = min(self.min_genes, self.min_counts)
-            raise InputError(f"a cell filter is negative ({low}): the least is 0; use 0 for none")
+        for name in ("min_genes", "min_counts", "max_mito"):
+            check_number(name, getattr(self, name))
+        for low in (self.min_genes, self.min_counts):
+            if not low >= 0:
+                raise InputError(
+                    f"a cell filter is negative or not a number ({low}): the least is 0; "
+                    "use 0 for none"
+                )
         if not 0 <= self.max_mito <= 1:
             raise InputError(
                 f"--max-mito is {self.max_mito}: it is a share between 0 and 1; "

@@ -96,7 +96,8 @@ def _labels(
     obs: pd.DataFrame, batch_key: str | Sequence[str]
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the datasets, sorted, and the number of each cell's."""
-    columns = [str(batch_key)] if batch_key in obs.columns else batch_columns(batch_key)
+    alone = isinstance(batch_key, str) and batch_key in obs.columns
+    columns = [str(batch_key)] if alone else batch_columns(batch_key)
     names, codes = _column(obs, columns[0])
     for column in columns[1:]:
         more, its = _column(obs, column)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.cells import CellFilter, select_cells
+from tigon.scaling.checking import check_whole
 from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
 from tigon.scaling.genes import inverse_rms, listed_genes, select_genes
 from tigon.scaling.inmf.state import Problem
@@ -47,6 +48,8 @@ class PrepareConfig:
     small_datasets: Literal["error", "merge", "drop"] = "error"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "n_genes", _plain_genes(self.n_genes))
+        _check_columns(self.batch_key)
         if isinstance(self.n_genes, int) and self.n_genes < 1:
             raise InputError(
                 f"the number of genes is {self.n_genes}: at least 1 is needed; "
@@ -64,6 +67,26 @@ class PrepareConfig:
             return n_available
         wanted = self.n_genes if isinstance(self.n_genes, int) else len(self.n_genes)
         return min(wanted, n_available)
+
+
+def _plain_genes(n_genes: Any) -> int | str | tuple[str, ...]:
+    """A plain number, "all", or names: also of NumPy's integers and of an index."""
+    if isinstance(n_genes, str) and n_genes == "all":
+        return n_genes
+    if isinstance(n_genes, str) or not isinstance(n_genes, Iterable):
+        check_whole("n_genes", n_genes, word="all")
+        return int(n_genes)
+    return tuple(map(str, n_genes))
+
+
+def _check_columns(batch_key: Any) -> None:
+    if batch_key is None:
+        return
+    names = [batch_key] if isinstance(batch_key, str) else batch_key
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"batch_key is {batch_key!r}: it names columns of obs; set a name or a list of names"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,13 +208,13 @@ def test_a_label_key_that_is_no_column(good: Path, tmp_path: Path) -> None:
         (("--lam", "-1"), ("lam is -1", "at least 0", "--lam")),
         (("--lam", "nan"), ("lam is nan", "at least 0", "--lam")),
         (("--max-mito", "5"), ("--max-mito is 5", "0.05")),
-        (("--min-genes", "-1"), ("negative (-1)", "use 0 for none")),
+        (("--min-genes", "-1"), ("not a number (-1)", "use 0 for none")),
         (("--min-counts", "1e9"), ("none of 240 cells passes", "--min-counts")),
         (("--cells", "colour == 1"), ("--cells 'colour == 1'", "batch, kind")),
         (("--cells", "batch == 'b9'"), ("selects none of 240 cells", "relax")),
         (("--n-threads", "0"), ("n_threads is 0", "at least 1", "--n-threads")),
         (("--memory-limit", "much"), ("'much' is not a size", "2GiB")),
-        (("--resolution", "-1"), ("resolution is not positive (-1.0)", "try 0.4")),
+        (("--resolution", "-1"), ("resolution is not positive and finite (-1.0)", "try 0.4")),
     ],
 )
 def test_an_option_out_of_range(

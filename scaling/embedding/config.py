@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tigon.scaling.checking import check_number, check_whole
 from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.storage.errors import InputError
 
@@ -43,6 +44,7 @@ class EmbedConfig:
     n_layout_epochs: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name, least in (("n_landmarks", 100), ("n_neighbors", 2), ("n_placing", 1)):
             value = getattr(self, name)
             if value < least:
@@ -52,11 +54,19 @@ class EmbedConfig:
                 f"n_landmarks is too large ({self.n_landmarks:,}): the limit is "
                 f"{MAX_LANDMARKS:,}; give fewer, the rest is placed among them"
             )
-        if not self.resolution > 0:
-            raise InputError(f"resolution is not positive ({self.resolution}): try 0.4")
+        if not 0 < self.resolution < float("inf"):
+            raise InputError(f"resolution is not positive and finite ({self.resolution}): try 0.4")
         if not 0 <= self.min_dist <= 1:
             raise InputError(f"min_dist is out of range ({self.min_dist}): give 0 to 1")
         if self.n_layout_epochs is not None and self.n_layout_epochs < 1:
             raise InputError(
                 f"n_layout_epochs is too small ({self.n_layout_epochs}): give 1 or more"
             )
+
+    def _check_types(self) -> None:
+        for name in ("n_landmarks", "n_neighbors", "n_placing"):
+            check_whole(name, getattr(self, name))
+        if self.n_layout_epochs is not None:
+            check_whole("n_layout_epochs", self.n_layout_epochs)
+        for name in ("resolution", "min_dist"):
+            check_number(name, getattr(self, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
 
 MIN_EPOCHS = 5
@@ -51,12 +52,24 @@ class INMFConfig:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("n_components", "minibatch_size", "n_sweeps"):
             _at_least(name, getattr(self, name), 1)
         if self.n_epochs != "auto":
             _at_least("n_epochs", self.n_epochs, 1)
         _at_least("lam", self.lam, 0)
         _at_least("random_state", self.random_state, 0)
+        self._check_tolerances()
+
+    def _check_types(self) -> None:
+        for name in ("n_components", "minibatch_size", "n_sweeps", "random_state"):
+            check_whole(name, getattr(self, name))
+        if self.n_epochs != "auto":
+            check_whole("n_epochs", self.n_epochs, word="auto")
+        for name in ("lam", "tol", "tol_final", "tol_objective"):
+            check_number(name, getattr(self, name))
+
+    def _check_tolerances(self) -> None:
         for name in ("tol", "tol_final"):
             if not 1e-6 <= getattr(self, name) < 1:
                 raise InputError(

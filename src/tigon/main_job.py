@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.budget import Plan, parse_bytes
 from tigon.scaling.cells import CellFilter
+from tigon.scaling.checking import check_whole
 from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import available_threads
@@ -205,6 +206,7 @@ def _told(source: Any) -> str:
 def _threads(n_threads: int | None) -> int:
     if n_threads is None:
         return available_threads()
+    check_whole("n_threads", n_threads)
     if n_threads < 1:
         raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
     return n_threads
