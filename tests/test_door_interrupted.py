@@ -95,3 +95,30 @@ def test_after_a_kill_the_same_command_starts_cleanly(many_counts: Path, tmp_pat
     left = [entry for entry in listing(tmp_path) if not entry[0].startswith("out.zarr")]
     assert left == before
     assert anndata.read_zarr(out).n_obs == 60_000
+
+
+def test_after_a_kill_integrate_gives_the_bytes_of_an_undisturbed_run(
+    counts: Path, tmp_path: Path
+) -> None:
+    short = ("--batch-key", "batch", "-k", "3", "--n-epochs", "2", "--no-umap", "--no-report")
+    before = listing(tmp_path)
+    out = tmp_path / "out.zarr"
+    for moment in ("*/pack", "*/pack/pack.json"):
+        with running(
+            "integrate", counts, "--out", out, *ENDLESS, folder=tmp_path, until=moment
+        ) as one:
+            one.kill()
+            one.communicate()
+        assert not out.exists()
+    for name in ("out.zarr", "undisturbed.zarr"):
+        with start(
+            "integrate", counts, "--out", tmp_path / name, *short, folder=tmp_path
+        ) as process:
+            process.communicate()
+        assert process.returncode == 0
+    left = [entry for entry in listing(tmp_path) if ".zarr" not in entry[0]]
+    assert left == before
+    one, other = (anndata.read_zarr(tmp_path / n) for n in ("out.zarr", "undisturbed.zarr"))
+    assert one.varm["W"].tobytes() == other.varm["W"].tobytes()
+    for name in ("X_inmf", "X_inmf_aligned"):
+        assert one.obsm[name].tobytes() == other.obsm[name].tobytes()
