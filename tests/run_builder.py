@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from tigon.scaling.embedding.space import to_space
 from tigon.storage.run_contents import RunContents
 
 TIMINGS_S = {"statistics": 2.1, "pack": 3.4, "factorise": 21.9, "align": 2.2, "umap": 9.0}
@@ -48,7 +49,7 @@ def build_contents(
         objective=123456.75,
         obsm={
             "X_inmf": H,
-            "X_inmf_aligned": H * np.float32(0.01),
+            "X_inmf_aligned": to_space(H),
             "X_umap": _picture(rng, dataset, cluster, n_clusters),
         },
         per_gene={"scale": rng.random((d, m)), "measured": np.ones((d, m), dtype=bool)},

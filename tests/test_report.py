@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from run_builder import build_contents
 
-from tigon.report import scatter, write_report
+from tigon.report import factors, scatter, write_report
+from tigon.report.grouping import group_cells
 from tigon.storage.errors import InputError, OutputExistsError
 from tigon.storage.run import Run, RunContents, write_run
 
@@ -87,7 +88,7 @@ def test_page_states_the_numbers(page: Page) -> None:
         "0.853 ARI",
         "0.921 kNN accuracy",
         "Objective F = 123,456.8",
-        "Peak memory 1.20 GiB of the 2.00 GiB allowed (60%)",
+        "Peak memory 1.2 GiB of the 2.0 GiB allowed (60%)",
         "factorise 21.9 s",
         "minibatch_size 5000 was clamped to 300",
         "tigon integrate atlas.zarr --batch-key batch",
@@ -109,6 +110,32 @@ def test_top_genes_are_those_of_the_weights(page: Page) -> None:
     gene = int(V.max(axis=0).argmax())
     owner = list(contents.V)[int(V[:, gene].argmax())]
     assert specific.strip().startswith(f"{genes[gene]} ({owner}, {V.max():.3g})")
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_shares_of_groups_are_means_over_their_cells(
+    aligned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The made-up alignment changes nothing: its squares are the shares of the loadings."""
+    monkeypatch.setattr(factors, "_READ_ROWS", 130)
+    contents = build_contents(n_cells=400, n_unassigned=40)
+    run = write_run(tmp_path / "run.zarr", contents)
+    groups = group_cells("cluster", contents.obs["tigon_cluster"])
+    found = factors.sum_up(factors.cell_shares(Run.open(run), aligned=aligned), 8, groups)
+    H = np.asarray(contents.obsm["X_inmf"], dtype=float)
+    shares = H / np.where(H.any(axis=1), H.sum(axis=1), 1)[:, None]
+    expected = pd.DataFrame(shares).groupby(groups.codes).mean()
+    np.testing.assert_allclose(found.means, expected, rtol=1e-5, atol=1e-12)
+    assert found.n_strongest.sum() == 360
+    assert (found.means[-1] == 0).all()
+    assert groups.names[-1] == "unassigned"
+
+
+def test_scores_in_the_tiles_are_chosen_by_name(tmp_path: Path) -> None:
+    scores = {"n_scored": 50.0, "best_ari": 0.5, "mixing": 0.25, "ari": 0.75}
+    page = make_page(tmp_path, replace(build_contents(n_cells=100), scores=scores))
+    tiles = page.text.split("8 clusters ")[1].split(" tigon integrate")[0]
+    assert tiles == "0.750 ARI 0.250 mixing"
 
 
 def test_names_are_text(tmp_path: Path) -> None:

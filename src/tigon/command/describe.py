@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tigon.wording import known_scores, tell_bytes, tell_seconds, tell_settings
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,16 +18,6 @@ Facts = dict[str, Any]
 
 _MOST_VALUES = 12
 """A column with more distinct values is summed up by their number or range."""
-
-SCORES = {
-    "ari": "ARI {:.3f}",
-    "best_ari": "best ARI {:.3f}",
-    "best_resolution": "at resolution {:g}",
-    "nmi": "NMI {:.3f}",
-    "knn_accuracy": "kNN accuracy {:.3f}",
-    "mixing": "mixing {:.3f}",
-    "n_scored": "of {:,.0f} cells",
-}
 
 
 def open_run(path: str) -> Run:
@@ -102,7 +94,7 @@ def tell_atlas(facts: Facts) -> str:
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("non-zeros", _or_unknown(facts["n_nonzeros"], "{:,}")),
-            ("on disk", _size(facts["n_bytes"])),
+            ("on disk", tell_bytes(facts["n_bytes"])),
             ("datasets", _tell_counts(facts["datasets"])),
             *_tell_columns(facts["obs"]),
         ]
@@ -115,7 +107,7 @@ def tell_run(facts: Facts) -> str:
     n_unassigned = facts["clusters"].get("unassigned", 0)
     unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
     scores = facts["scores"]
-    told = [layout.format(scores[name]) for name, layout in SCORES.items() if name in scores]
+    told = [score.mention(scores[name]) for name, score in known_scores(scores).items()]
     limit = facts["memory_limit_bytes"]
     return lay_out(
         [
@@ -129,8 +121,8 @@ def tell_run(facts: Facts) -> str:
             *([("scores", ", ".join(told))] if told else []),
             (
                 "peak memory",
-                _size(facts["peak_memory_bytes"])
-                + (f" of {_size(limit)}" if limit is not None else ""),
+                tell_bytes(facts["peak_memory_bytes"])
+                + (f" of {tell_bytes(limit)}" if limit is not None else ""),
             ),
             ("time", tell_seconds(facts["time_s"])),
             *([("report", facts["report"])] if facts.get("report") else []),
@@ -140,10 +132,10 @@ def tell_run(facts: Facts) -> str:
 
 def tell_run_in_full(facts: Facts) -> str:
     """Facts of :func:`describe_run` as text, with what made the run."""
-    config = [(f"  {name}", _short(value)) for name, value in _flat(facts["config"])]
+    config = [(f"  {name}", value) for name, value in tell_settings(facts["config"])]
     rest = lay_out(
         [
-            ("on disk", _size(facts["n_bytes"])),
+            ("on disk", tell_bytes(facts["n_bytes"])),
             ("matrices", ", ".join(facts["obsm"])),
             *_tell_columns(facts["obs"]),
             ("command", facts["command"]),
@@ -160,7 +152,7 @@ def tell_export(facts: Facts) -> str:
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("counts", "yes" if facts["counts"] else "none: name their source with --atlas"),
-            ("on disk", _size(facts["n_bytes"])),
+            ("on disk", tell_bytes(facts["n_bytes"])),
         ]
     )
 
@@ -173,15 +165,6 @@ def size_on_disk(path: str) -> int | None:
     if not place.is_dir():
         return None
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-
-
-def tell_seconds(seconds: float) -> str:
-    """A duration: ``8.1 s``, ``2 min 05 s``, ``1 h 07 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _count_codes(names: Iterable[str], codes: Any) -> dict[str, int]:
@@ -226,26 +209,6 @@ def _tell_counts(counts: Mapping[str, int]) -> str:
     shown = [f"{name} {n:,}" for name, n in list(counts.items())[:_MOST_VALUES]]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list) and len(value) > 5:
-        return f"{', '.join(map(str, value[:5]))} and {len(value) - 5} more"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _size(n_bytes: int | None) -> str:
-    from tigon.scaling.budget import format_bytes
-
-    return "unknown" if n_bytes is None else format_bytes(n_bytes)
 
 
 def _or_unknown(value: int | None, layout: str) -> str:

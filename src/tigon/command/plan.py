@@ -25,20 +25,20 @@ def describe_plan(plan: Plan, memory_limit: str) -> dict[str, Any]:
 def tell_plan(facts: dict[str, Any]) -> str:
     """Facts of :func:`describe_plan` as text."""
     from tigon.command.describe import lay_out
-    from tigon.scaling.budget import format_bytes
+    from tigon.wording import tell_bytes
 
     atlas_bytes = facts["atlas_bytes"]
-    each = f", {format_bytes(atlas_bytes)} each" if atlas_bytes is not None else ""
+    each = f", {tell_bytes(atlas_bytes)} each" if atlas_bytes is not None else ""
     widest = max(facts["stages"].values())
     stages = [
-        (f"  {name}", format_bytes(need) + (" (the most)" if need == widest else ""))
+        (f"  {name}", tell_bytes(need) + (" (the most)" if need == widest else ""))
         for name, need in facts["stages"].items()
     ]
     return lay_out(
         [
             ("passes over the counts", f"{facts['atlas_passes']}{each}"),
             ("passes over the selected genes", f"at least {facts['pack_passes']}"),
-            ("memory", f"up to {format_bytes(facts['peak_bytes'])} of {facts['memory_limit']}"),
+            ("memory", f"up to {tell_bytes(facts['peak_bytes'])} of {facts['memory_limit']}"),
             *stages,
             ("blocks in flight", str(facts["window"])),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from tigon.report.grouping import Grouping, printable
 from tigon.report.palette import OTHER
-from tigon.storage.run import RowReader, Run
+from tigon.storage.run import Run
 
 _READ_ROWS = 1 << 16
 N_SHARED = 10
@@ -19,32 +20,50 @@ MAX_DOTS = 8
 
 @dataclass(frozen=True)
 class Loadings:
-    """Loadings summed up.
+    """The factors of the cells, summed up.
 
     Attributes
     ----------
     means
-        Mean loading of every group on every factor, float64, (n_groups, k).
+        Mean share of every factor in the cells of every group, float64,
+        (n_groups, k).
     n_strongest
-        Cells whose largest loading is the factor's, int64, (k,).
+        Cells whose largest share is the factor's, int64, (k,).
     """
 
     means: NDArray[np.float64]
     n_strongest: NDArray[np.int64]
 
 
-def sum_up(rows: RowReader, groups: Grouping) -> Loadings:
-    """Mean loadings by group, in one pass over the loadings."""
-    n, k = rows.shape
-    sums = np.zeros((len(groups.names), k))
-    strongest = np.zeros(k, dtype=np.int64)
+def cell_shares(run: Run, *, aligned: bool) -> Iterator[NDArray[np.float64]]:
+    """Shares of the factors in each cell, (n, k) in parts; a cell's sum to 1, or are all 0.
+
+    Aligned cells are stored as the roots of their shares
+    (``tigon.scaling.embedding.space``).
+    """
+    rows = run.obsm("X_inmf_aligned" if aligned else "X_inmf")
+    n = rows.shape[0]
     for start in range(0, n, _READ_ROWS):
         H = rows.read(start, min(start + _READ_ROWS, n)).astype(np.float64)
-        codes = groups.codes[start : start + len(H)]
+        if aligned:
+            yield np.square(H)
+        else:
+            total = H.sum(axis=1, keepdims=True)
+            yield np.divide(H, total, out=np.zeros_like(H), where=total > 0)
+
+
+def sum_up(shares: Iterable[NDArray[np.float64]], k: int, groups: Grouping) -> Loadings:
+    """Mean shares by group, in one pass over them."""
+    sums = np.zeros((len(groups.names), k))
+    strongest = np.zeros(k, dtype=np.int64)
+    start = 0
+    for part in shares:
+        codes = groups.codes[start : start + len(part)]
+        start += len(part)
         for factor in range(k):
-            sums[:, factor] += np.bincount(codes, H[:, factor], minlength=len(sums))
-        loaded = H.any(axis=1)
-        strongest += np.bincount(H[loaded].argmax(axis=1), minlength=k)
+            sums[:, factor] += np.bincount(codes, part[:, factor], minlength=len(sums))
+        loaded = part.any(axis=1)
+        strongest += np.bincount(part[loaded].argmax(axis=1), minlength=k)
     return Loadings(sums / groups.sizes[:, None], strongest)
 
 
@@ -79,7 +98,7 @@ class Factor:
     n_cells
         Cells on which it is the strongest factor.
     group
-        The group with the largest mean loading, "" where no cell loads.
+        The group with the largest mean share, "" where no cell loads.
     shared
         Genes with the largest weights in W.
     specific

@@ -6,26 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tigon.report.figures import cross_table
-from tigon.report.grouping import Grouping, group_cells, printable
+from tigon.report.grouping import Grouping, group_cells
 from tigon.storage.errors import InputError
 from tigon.storage.run import Run
+from tigon.wording import known_scores
 
 # A dataset that holds this share of a cluster, from less than half of all cells, is named.
 _OWN_SHARE = 0.9
-
-SCORES = {
-    "ari": ("ARI", "adjusted Rand index of clusters and labels: 1 is the same partition"),
-    "nmi": ("NMI", "normalised mutual information of clusters and labels: 1 is the same"),
-    "knn_accuracy": ("kNN accuracy", "labels guessed from the 15 nearest cells"),
-    "mixing": ("Mixing", "datasets among neighbours, as a share of perfect mixing"),
-    "best_ari": ("Best ARI", "over Leiden resolutions"),
-    "best_resolution": ("Its resolution", "the Leiden resolution of the best ARI"),
-    "n_scored": ("Cells scored", "those with a label that were clustered and laid out"),
-}
 
 
 @dataclass(frozen=True)
@@ -108,30 +98,9 @@ def owned_clusters(clusters: Grouping, datasets: Grouping) -> list[str]:
     return sentences
 
 
-def describe_scores(scores: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def describe_scores(scores: Mapping[str, float]) -> dict[str, tuple[str, str, str]]:
     """(name, value, meaning) of every score."""
-    rows = []
-    known = [key for key in SCORES if key in scores]
-    for key in known + sorted(set(scores).difference(known)):
-        value = scores[key]
-        name, meaning = SCORES.get(key, (key.replace("_", " "), ""))
-        rows.append((name, _score(value), meaning))
-    return rows
-
-
-def _score(value: float) -> str:
-    if np.isnan(value):
-        return "–"
-    return f"{value:,.0f}" if value > 1 and value == int(value) else f"{value:.3f}"
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, value) rows."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += flatten(value, f"{prefix}{name}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((printable(f"{prefix}{name}"), printable(text)))
-    return rows
+    return {
+        key: (score.name, score.tell(scores[key]), score.meaning)
+        for key, score in known_scores(scores).items()
+    }

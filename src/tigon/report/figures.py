@@ -125,18 +125,16 @@ def _parts(
 
 
 def draw_heatmap(means: NDArray[np.float64], clusters: Grouping) -> Markup:
-    """Mean loadings by cluster, each factor over its largest; like factors side by side."""
+    """Mean share of each factor by cluster, (n_clusters, k); like factors side by side."""
     from matplotlib.figure import Figure
 
-    peak = means.max(axis=0)
-    relative = means / np.where(peak > 0, peak, 1)
-    order = np.lexsort((-relative.max(axis=0), relative.argmax(axis=0)))
+    order = np.lexsort((-means.max(axis=0), means.argmax(axis=0)))
     k, n_rows = len(order), len(clusters.names)
     with drawing():
         figure = Figure(figsize=(max(3.2, 2.2 + 0.29 * k), max(2.0, 1.0 + 0.27 * n_rows)))
         axes = figure.add_subplot()
         image = axes.imshow(
-            relative[:, order], cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="none"
+            means[:, order], cmap="viridis", vmin=0, aspect="auto", interpolation="none"
         )
         axes.set_yticks(range(n_rows), [short(name) for name in clusters.names])
         axes.set_xticks(range(k), [str(factor) for factor in order], fontsize=9)
@@ -144,6 +142,6 @@ def draw_heatmap(means: NDArray[np.float64], clusters: Grouping) -> Markup:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=12)
-        bar.set_label("share of the largest")
+        bar.set_label("mean share of the factor")
         bar.outline.set_visible(False)
         return as_svg(figure, "heatmap")

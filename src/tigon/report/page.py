@@ -6,12 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tigon.report.factors import MAX_DOTS, describe_factors, sum_up
+from tigon.report.factors import MAX_DOTS, cell_shares, describe_factors, sum_up
 from tigon.report.facts import (
     Groups,
     describe_datasets,
     describe_scores,
-    flatten,
     group_run,
     owned_clusters,
 )
@@ -20,6 +19,7 @@ from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
 from tigon.storage.publish import published
 from tigon.storage.run import Run
+from tigon.wording import HEADLINE, tell_bytes, tell_seconds, tell_settings
 
 
 def write_report(
@@ -77,8 +77,8 @@ def render(run: Run, *, label_key: str | None = None, seed: int = 0) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["size"] = _size
-    environment.filters["duration"] = _duration
+    environment.filters["size"] = tell_bytes
+    environment.filters["duration"] = tell_seconds
     template = environment.from_string(_read("page.html"))
     groups = group_run(run, label_key)
     return template.render(
@@ -95,6 +95,7 @@ def _read(name: str) -> str:
 
 
 def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
+    scores = describe_scores(run.scores)
     timings = sorted(run.timings_s.items(), key=lambda item: -item[1])
     return {
         "title": printable(run.path.name),
@@ -106,14 +107,19 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
         "groups": groups,
         "datasets": describe_datasets(run, groups.datasets),
         "notices": [printable(notice) for notice in run.notices],
-        "scores": describe_scores(run.scores),
-        "config": flatten(run.config),
+        "scores": list(scores.values()),
+        "headline": [scores[name] for name in HEADLINE if name in scores],
+        "config": _settings(run),
         "versions": sorted(run.versions.items()),
         "timings": timings,
         "total_s": sum(run.timings_s.values()),
         "peak_bytes": run.peak_memory_bytes,
         "limit_bytes": run.memory_limit_bytes,
     }
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    return [(printable(name), printable(value)) for name, value in tell_settings(run.config)]
 
 
 def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None:
@@ -139,8 +145,7 @@ def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None
 def _describe_factors(run: Run, groups: Groups) -> dict[str, Any]:
     by = groups.clusters or groups.datasets
     aligned = "X_inmf_aligned" in run.obsm_names
-    rows = run.obsm("X_inmf_aligned" if aligned else "X_inmf")
-    loadings = sum_up(rows, by)
+    loadings = sum_up(cell_shares(run, aligned=aligned), len(run.W), by)
     return {
         "aligned": aligned,
         "by": by,
@@ -158,17 +163,3 @@ def _describe_composition(clusters: Grouping | None, datasets: Grouping) -> dict
         "composition": draw_composition(clusters, datasets),
         "owned": owned_clusters(clusters, datasets),
     }
-
-
-def _size(n_bytes: int) -> str:
-    if n_bytes < 1 << 30:
-        return f"{n_bytes / (1 << 20):,.0f} MiB"
-    return f"{n_bytes / (1 << 30):,.2f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

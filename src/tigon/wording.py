@@ -1,0 +1,98 @@
+"""How durations, sizes, scores and settings are told, on a terminal and on the page alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_MOST_ITEMS = 5
+"""A setting that is a longer list is cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a score is told.
+
+    Attributes
+    ----------
+    name
+        What it is called.
+    meaning
+        What it says, in a line.
+    layout
+        Format of its value.
+    phrase
+        Its value within a list of scores.
+    """
+
+    name: str
+    meaning: str
+    layout: str = ".3f"
+    phrase: str = ""
+
+    def tell(self, value: float) -> str:
+        """The value."""
+        return "–" if math.isnan(value) else format(value, self.layout)
+
+    def mention(self, value: float) -> str:
+        """The value with its name."""
+        return (self.phrase or f"{self.name} {{}}").format(self.tell(value))
+
+
+SCORES = {
+    "ari": Score("ARI", "adjusted Rand index of clusters and labels: 1 is the same partition"),
+    "best_ari": Score("best ARI", "over Leiden resolutions"),
+    "best_resolution": Score(
+        "its resolution", "the Leiden resolution of the best ARI", "g", "at resolution {}"
+    ),
+    "nmi": Score("NMI", "normalised mutual information of clusters and labels: 1 is the same"),
+    "knn_accuracy": Score("kNN accuracy", "labels guessed from the 15 nearest cells"),
+    "mixing": Score("mixing", "datasets among neighbours, as a share of perfect mixing"),
+    "n_scored": Score(
+        "cells scored", "those with a label that were clustered and laid out", ",.0f", "of {} cells"
+    ),
+}
+HEADLINE = ("ari", "nmi", "knn_accuracy", "mixing")
+"""The scores to show where there is room for few."""
+
+
+def known_scores(scores: Mapping[str, float]) -> dict[str, Score]:
+    """How each of ``scores`` is told: the known ones first, in their order."""
+    others = sorted(set(scores) - set(SCORES))
+    told = SCORES | {name: Score(name.replace("_", " "), "", "g") for name in others}
+    return {name: score for name, score in told.items() if name in scores}
+
+
+def tell_seconds(seconds: float) -> str:
+    """A duration: ``8.1 s``, ``2 min 05 s``, ``1 h 07 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def tell_bytes(n_bytes: float | None) -> str:
+    """A size: ``1.5 GiB``; "unknown" for None."""
+    from tigon.scaling.budget import format_bytes
+
+    return "unknown" if n_bytes is None else format_bytes(n_bytes)
+
+
+def tell_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as (dotted name, value), long lists cut short."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from tell_settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _tell_setting(value)
+
+
+def _tell_setting(value: Any) -> str:
+    if not isinstance(value, list | tuple):
+        return str(value)
+    shown = ", ".join(map(str, value[:_MOST_ITEMS]))
+    more = len(value) - _MOST_ITEMS
+    return f"{shown} and {more:,} more" if more > 0 else shown
