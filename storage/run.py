@@ -68,6 +68,9 @@ class Run:
     -----
     ``W`` is (k x m) and ``V`` a dict of (k x m) by dataset, for ``k`` factors
     and ``m`` genes; ``A``, ``B`` and ``n_cells`` are the statistics by dataset.
+    ``obsm("X_inmf")`` are loadings; the rows of ``obsm("X_inmf_aligned")`` are the
+    roots of a cell's shares of the aligned factors: squares sum to 1, and
+    Euclidean distances compare cells.
     Opening reads the metadata only; everything else is read when first used.
     """
 
