@@ -32,11 +32,11 @@ from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, prepare
 from tigon.scaling.recording import cell_table, gene_table, versions
 from tigon.storage.errors import InputError
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile
 from tigon.storage.run import RowReader, Run, RunContents, write_run
-from tigon.storage.sources.scratch import Scratch
+from tigon.storage.scratch import Scratch, writing_scratch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,8 @@ def integrate_atlas(
         ThreadEngine(config.n_threads, window=plan.window) as engine,
     ):
         stages = _Stages(atlas, config, aside.folder, engine, journal, progress)
-        contents = stages.run()
+        with writing_scratch(aside, "for the pack and the loadings"):
+            contents = stages.run()
         with journal.stage("writing"):
             finished = replace(
                 contents,
@@ -232,15 +233,16 @@ class _Stages:
         labels = self._labels(prepared)
         if labels is None:
             return clusters, at, {}
-        scored = scores(
-            among.points,
-            among.graph,
-            codes[at],
-            among.clusters,
-            labels[at],
-            seed=seed,
-            n_threads=self.config.n_threads,
-        )
+        with whole_stage(self.progress, "scores", len(at)):
+            scored = scores(
+                among.points,
+                among.graph,
+                codes[at],
+                among.clusters,
+                labels[at],
+                seed=seed,
+                n_threads=self.config.n_threads,
+            )
         return clusters, at, scored
 
     def _labels(self, prepared: Prepared) -> NDArray[np.str_] | None:

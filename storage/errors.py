@@ -16,5 +16,9 @@ class OutputExistsError(TigonError, FileExistsError):
     """The output is already there and overwriting was not asked for."""
 
 
+class NoSpaceError(TigonError, OSError):
+    """The disk is full."""
+
+
 class MemoryLimitError(TigonError, MemoryError):
     """The work cannot be done within the memory limit."""

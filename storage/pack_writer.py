@@ -8,7 +8,7 @@ buckets. Memory: write buffers, then one bucket at a time.
 from __future__ import annotations
 
 import json
-from io import BufferedWriter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.pack import CELL, Pack, PackBlock
+from tigon.storage.raw import write_array
 
 _ARRIVAL = np.dtype([("place", "<i8"), ("n_nonzeros", "<i8"), ("cell", CELL)])
 _PARTS = ("arrivals", "genes", "counts")
@@ -59,9 +60,15 @@ class PackWriter:
         self._genes, self._counts = dtypes
         self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
         self._n_buckets = -(-self._n_cells // self._bucket_cells)
+        self._open = ExitStack()
         self._files = [
-            [(folder / f"{part}.{b}").open("wb") for part in _PARTS] for b in range(self._n_buckets)
+            [self._create(self._open, f"{part}.{b}") for part in _PARTS]
+            for b in range(self._n_buckets)
         ]
+
+    def _create(self, stack: ExitStack, name: str) -> BinaryIO:
+        # When one file of a stack cannot be closed, the others still are.
+        return stack.enter_context((self._folder / name).open("wb"))
 
     def add(self, places: NDArray[np.int64], block: PackBlock) -> None:
         """Scatter the cells of ``block`` to their buckets; ``places`` (n,) says where they go."""
@@ -86,23 +93,20 @@ class PackWriter:
         arrivals["cell"]["position"] = block.positions[chosen]
         arrivals["cell"]["dataset"] = block.datasets[chosen]
         arrivals["cell"]["weight"] = block.weights[chosen]
-        files[0].write(arrivals.tobytes())
-        files[1].write(block.genes[entries].astype(self._genes).tobytes())
-        files[2].write(block.counts[entries].astype(self._counts).tobytes())
+        write_array(files[0], arrivals)
+        write_array(files[1], block.genes[entries].astype(self._genes))
+        write_array(files[2], block.counts[entries].astype(self._counts))
 
     def finish(self) -> Pack:
         """Sort every bucket, join them, and publish the pack."""
         self.close()
         n_nonzeros = 0
         names = ("cells.bin", "indptr.bin", "genes.bin", "counts.bin")
-        outputs = [(self._folder / name).open("wb") for name in names]
-        try:
-            np.zeros(1, "<i8").tofile(outputs[1])
+        with ExitStack() as stack:
+            outputs = [self._create(stack, name) for name in names]
+            write_array(outputs[1], np.zeros(1, "<i8"))
             for b in range(self._n_buckets):
                 n_nonzeros += self._sort_bucket(b, n_nonzeros, outputs)
-        finally:
-            for file in outputs:
-                file.close()
         described = {
             "n_cells": self._n_cells,
             "n_genes": self._n_genes,
@@ -113,20 +117,20 @@ class PackWriter:
         (self._folder / "pack.json").write_text(json.dumps(described))
         return Pack(self._folder)
 
-    def _sort_bucket(self, b: int, offset: int, outputs: list[BufferedWriter]) -> int:
+    def _sort_bucket(self, b: int, offset: int, outputs: list[BinaryIO]) -> int:
         arrivals = np.fromfile(self._part("arrivals", b), _ARRIVAL)
         order = np.argsort(arrivals["place"], kind="stable")
         expected = np.arange(len(order)) + b * self._bucket_cells
         assert np.array_equal(arrivals["place"][order], expected), "a cell is missing or doubled"
         arrived = np.concatenate([np.zeros(1, np.int64), np.cumsum(arrivals["n_nonzeros"])])
         entries, indptr = take_rows(arrived, order)
-        arrivals["cell"][order].tofile(outputs[0])
-        (indptr[1:] + offset).astype("<i8").tofile(outputs[1])
+        write_array(outputs[0], arrivals["cell"][order])
+        write_array(outputs[1], (indptr[1:] + offset).astype("<i8"))
         for part, dtype, file in (
             ("genes", self._genes, outputs[2]),
             ("counts", self._counts, outputs[3]),
         ):
-            np.fromfile(self._part(part, b), dtype)[entries].tofile(file)
+            write_array(file, np.fromfile(self._part(part, b), dtype)[entries])
         for part in _PARTS:
             self._part(part, b).unlink()
         return int(indptr[-1])
@@ -136,6 +140,4 @@ class PackWriter:
 
     def close(self) -> None:
         """Close the bucket files."""
-        for files in self._files:
-            for file in files:
-                file.close()
+        self._open.close()

@@ -7,22 +7,17 @@ one. What a killed process left is removed by the next call for the same ``out``
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tigon.storage.errors import InputError, OutputExistsError, TigonError
+from tigon.storage.errors import InputError, NoSpaceError, OutputExistsError
+from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _STORE_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _being_written: set[Path] = set()
-
-
-class NoSpaceError(TigonError, OSError):
-    """The disk is full."""
 
 
 @contextmanager
@@ -174,13 +169,12 @@ def _is_left_over(path: Path, pid: str) -> bool:
 
 
 def _no_space(error: OSError, out: Path, partial: Path) -> NoSpaceError | None:
-    # HDF5 reports a full disk in words only.
-    if error.errno not in _NO_SPACE and "No space left" not in str(error):
+    if not is_out_of_space(error):
         return None
-    written, left = _size(partial), shutil.disk_usage(out.parent).free
+    written, left = tell_mib(_size(partial)), tell_mib(free_bytes(out.parent))
     return NoSpaceError(
-        f"no space left to write {out}: more than the {written / 2**20:,.0f} MiB written so far "
-        f"are needed and {left / 2**20:,.0f} MiB are left; make room or choose another disk"
+        f"no space left to write {out}: more than the {written} written so far are needed and "
+        f"{left} are left; make room or choose another disk"
     )
 
 

@@ -6,13 +6,13 @@ order; this is where they land in between, without being held in memory.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
+from tigon.storage.raw import write_array_at
 
 
 class RowFile:
@@ -44,7 +44,7 @@ class RowFile:
         with self.path.open("r+b", buffering=0) as file:
             number = file.fileno()
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-                os.pwrite(number, rows[start:stop].data, int(positions[start]) * self._row_bytes)
+                write_array_at(number, rows[start:stop], int(positions[start]) * self._row_bytes)
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write consecutive rows from ``start`` on."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +84,61 @@ def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     counts.write_bytes(counts.read_bytes()[:-2])
     with pytest.raises(InputError, match="ends early"):
         pack.read(0, 40)
+
+
+FULL_PACK = """
+with writing_scratch(scratch, "for the pack"):
+    n, dtypes = 2000, (np.dtype("<u2"), np.dtype("<u2"))
+    ones = np.ones(n, np.uint16)
+    block = PackBlock(np.arange(n), ones, ones, np.arange(n + 1), ones, ones)
+    writer = PackWriter(scratch.folder / "pack", (n, 2), dtypes, 8)
+    writer.add(np.arange(n), block)
+    writer.close()
+    print("all cells are scattered")
+    writer.finish()
+"""
+FULL_ROWS = """
+with writing_scratch(scratch, "for the rows"):
+    rows = RowFile(scratch.folder / "H", (100, 10))
+    rows.write(0, np.ones((100, 10), np.float32))
+    print("what fits is written")
+    RowFile(scratch.folder / "H", (1000, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "purpose"),
+    [
+        (FULL_PACK, "all cells are scattered", "for the pack"),
+        (FULL_ROWS, "what fits is written", "for the rows"),
+    ],
+)
+def test_a_full_disk_is_told(tmp_path: Path, code: str, told: str, purpose: str) -> None:
+    start = (
+        "import resource\nfrom pathlib import Path\nimport numpy as np\n"
+        "from tigon.storage.pack import PackBlock\n"
+        "from tigon.storage.pack_writer import PackWriter\n"
+        "from tigon.storage.rows import RowFile\n"
+        "from tigon.storage.scratch import Scratch, writing_scratch\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))\n"
+        f"scratch = Scratch(Path({str(tmp_path)!r}))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", start + code], check=False, capture_output=True, text=True
+    )
+    assert process.stdout.strip() == told
+    last = process.stderr.strip().splitlines()[-1]
+    assert f"NoSpaceError: no space left in {tmp_path} {purpose}: " in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_stops_midway_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda number, data, at: whole(number, data[:1000], at))
+    H = np.random.default_rng(0).random((500, 6), np.float32)
+    rows = RowFile(tmp_path / "H", (500, 6))
+    rows.write(0, H)
+    np.testing.assert_array_equal(rows.read(0, 500), H)
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 400), d=st.integers(1, 6))

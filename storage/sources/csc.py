@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tigon.storage.scratch import Scratch
 from tigon.storage.sources.csr import CsrMatrix, open_csr
 from tigon.storage.sources.matrix import Array, Lock, reading
-from tigon.storage.sources.scratch import Scratch
 from tigon.storage.sources.transpose import PIECE_ENTRIES, Entries, rows_from_entries
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from tigon.storage.errors import InputError
+from tigon.storage.scratch import Scratch
 from tigon.storage.sources.features import choose_genes
-from tigon.storage.sources.scratch import Scratch
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
 from tigon.storage.sources.transpose import PIECE_ENTRIES, Entries, rows_from_entries
 

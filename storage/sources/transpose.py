@@ -11,14 +11,15 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
+from tigon.storage.raw import FileArray, write_array
+from tigon.storage.scratch import Scratch, writing_scratch
 from tigon.storage.sources.csr import CsrMatrix, open_csr
-from tigon.storage.sources.scratch import Scratch, writing_scratch
 
 PIECE_ENTRIES = 1 << 20
 """Entries handed over at once."""
@@ -32,20 +33,6 @@ class Entries:
     rows: NDArray[np.integer]
     columns: NDArray[np.integer]
     values: NDArray[np.number]
-
-
-@dataclass(frozen=True, slots=True)
-class FileArray:
-    """A one-dimensional array in a raw file, read by slices."""
-
-    path: Path
-    shape: tuple[int]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, selection: slice) -> NDArray[Any]:
-        start, stop, _ = selection.indices(self.shape[0])
-        offset = start * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, count=max(0, stop - start), offset=offset)
 
 
 def rows_from_entries(
@@ -83,7 +70,7 @@ def rows_from_entries(
     record = np.dtype([("row", "<u4"), ("column", "<u4"), ("value", dtype)])
     n_buckets = max(1, -(-n_entries // _BUCKET_ENTRIES))
     bucket_rows = max(1, -(-shape[0] // n_buckets))
-    with writing_scratch(scratch, where, 2 * n_entries * record.itemsize):
+    with writing_scratch(scratch, f"to turn {where} into rows", 2 * n_entries * record.itemsize):
         for piece in entries:
             _scatter(_records(piece, shape, record, where), bucket_rows, scratch.folder)
         counts = [
@@ -121,7 +108,7 @@ def _scatter(records: NDArray[np.void], bucket_rows: int, folder: Path) -> None:
     starts = np.flatnonzero(np.diff(bucket.astype(np.int64), prepend=-1))
     for start, stop in zip(starts, [*starts[1:], len(bucket)], strict=True):
         with _bucket(folder, int(bucket[start]) * bucket_rows).open("ab") as file:
-            _write(file, records[start:stop])
+            write_array(file, records[start:stop])
 
 
 def _append_bucket(folder: Path, first: int, n_rows: int, record: np.dtype[Any]) -> int:
@@ -138,13 +125,8 @@ def _append_bucket(folder: Path, first: int, n_rows: int, record: np.dtype[Any])
     }
     for name, part in parts.items():
         with (folder / name).open("ab") as file:
-            _write(file, part)
+            write_array(file, part)
     return len(records)
-
-
-def _write(file: BinaryIO, array: NDArray[Any]) -> None:
-    # Unlike tofile, this says when the disk is full.
-    file.write(np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def _bucket(folder: Path, first_row: int) -> Path:
@@ -165,10 +147,10 @@ def _write_indptr(folder: Path, n_rows: int) -> FileArray:
     lengths = FileArray(folder / "lengths", (n_rows,), np.dtype("<i8"))
     indptr = FileArray(folder / "indptr", (n_rows + 1,), np.dtype("<i8"))
     with indptr.path.open("wb") as file:
-        _write(file, np.zeros(1, "<i8"))
+        write_array(file, np.zeros(1, "<i8"))
         before = 0
         for start in range(0, n_rows, PIECE_ENTRIES):
             piece = np.cumsum(lengths[start : start + PIECE_ENTRIES]) + before
-            _write(file, piece)
+            write_array(file, piece)
             before = int(piece[-1])
     return indptr

@@ -5,7 +5,6 @@ What a killed process left is removed by the next process.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -14,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tigon.storage.publish import NoSpaceError, process_is_alive
+from tigon.storage.errors import NoSpaceError
+from tigon.storage.publish import process_is_alive
+from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
 _PREFIX = "tigon-scratch-"
 
@@ -41,19 +42,37 @@ class Scratch:
 
 
 @contextmanager
-def writing_scratch(scratch: Scratch, where: str, needed_bytes: int) -> Iterator[None]:
-    """Remove the folder when the block fails; say so plainly when the disk is full."""
+def writing_scratch(
+    scratch: Scratch, purpose: str, needed_bytes: int | None = None
+) -> Iterator[None]:
+    """Remove the folder when the block fails; say so plainly when the disk is full.
+
+    Parameters
+    ----------
+    scratch
+        Where the block writes.
+    purpose
+        What for, as "to turn a.h5ad into rows".
+    needed_bytes
+        About how much it needs, where that is known.
+
+    Raises
+    ------
+    NoSpaceError
+        The disk is full.
+    """
     try:
         yield
     except OSError as error:
-        left = shutil.disk_usage(scratch.folder.parent).free
+        parent = scratch.folder.parent
+        left = tell_mib(free_bytes(parent))
         scratch.close()
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not is_out_of_space(error):
             raise
+        need = "" if needed_bytes is None else f"it needs about {tell_mib(needed_bytes)} and "
         raise NoSpaceError(
-            f"no space left in {scratch.folder.parent} to turn {where} into rows: it needs about "
-            f"{needed_bytes / 2**20:,.0f} MiB and {left / 2**20:,.0f} MiB are left; make room "
-            "there, or use another disk (--out, or scratch in Python, says which)"
+            f"no space left in {parent} {purpose}: {need}{left} are left; make room there, or use "
+            "another disk (--out, or scratch in Python, says which)"
         ) from error
     except BaseException:
         scratch.close()

@@ -1,0 +1,47 @@
+"""Arrays as bare bytes in files.
+
+``ndarray.tofile`` keeps to itself why a write failed, and ``os.pwrite`` may stop
+midway without a word; what is written here is written whole, or an ``OSError``
+says by its number that the disk is full.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class FileArray:
+    """A one-dimensional array in a raw file, read by slices."""
+
+    path: Path
+    shape: tuple[int]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, selection: slice) -> NDArray[Any]:
+        start, stop, _ = selection.indices(self.shape[0])
+        offset = start * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count=max(0, stop - start), offset=offset)
+
+
+def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Append ``array`` to a buffered file."""
+    file.write(_as_bytes(array))
+
+
+def write_array_at(number: int, array: NDArray[Any], offset: int) -> None:
+    """Write ``array`` from byte ``offset`` of the file with this descriptor on."""
+    left = _as_bytes(array)
+    while left.nbytes:
+        n_written = os.pwrite(number, left, offset)
+        left, offset = left[n_written:], offset + n_written
+
+
+def _as_bytes(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
