@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -11,7 +13,8 @@ class Progress(Protocol):
     ``stage`` names the work in a user's words ("reading cells"), ``done`` and
     ``total`` count cells unless the stage says otherwise, ``figures`` are
     numbers worth showing beside the bar (``loss=...``). A stage ends when
-    ``done == total``.
+    ``done == total``; one whose first part takes long may begin with
+    ``done == 0``, so that its name is shown meanwhile.
     """
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None: ...
@@ -19,3 +22,12 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, **figures: float) -> None:
     """Show nothing."""
+
+
+@contextmanager
+def whole_stage(progress: Progress, stage: str, total: int) -> Iterator[None]:
+    """Tell of a stage that is one part: when it begins, and when it ends well."""
+    if total:
+        progress(stage, 0, total)
+    yield
+    progress(stage, total, total)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tigon.command.progress import COMPILING, OPENING, Display, make_display
 from tigon.kernels.compiling import compilations
+from tigon.storage.progress import whole_stage
 
 WIDTH = 120
 
@@ -83,6 +84,31 @@ def test_a_terminal_gets_a_bar_for_each_stage_and_one_for_all_epochs() -> None:
 
 def test_a_terminal_shows_at_once_that_something_happens() -> None:
     assert OPENING in shown(lambda _: None, terminal=True)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_long_stage_is_named_while_it_runs(terminal: bool) -> None:
+    meanwhile = shown(lambda display: display("layout", 0, 200), terminal=terminal)
+    assert screen(meanwhile)[-1].endswith("layout" if terminal else "layout ...")
+
+    def tell(display: Display) -> None:
+        with whole_stage(display, "layout", 200):
+            pass
+
+    told = screen(shown(tell, terminal=terminal))
+    assert re.match("✓ layout +━+ " if terminal else "layout: 200 cells, ", told[-1])
+
+
+def test_a_stage_that_fails_does_not_end() -> None:
+    told: list[tuple[int, int]] = []
+
+    def fail() -> None:
+        with whole_stage(lambda stage, done, total, **_: told.append((done, total)), "layout", 200):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert told == [(0, 200)]
 
 
 def test_an_epoch_begins_at_nothing() -> None:

@@ -22,7 +22,7 @@ from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress, silent, whole_stage
 
 log = logging.getLogger("tigon")
 
@@ -139,17 +139,17 @@ def arrange(
 ) -> Landmarks:
     """Neighbours, clusters and layout of landmarks, given as points, shape (m, k)."""
     m = len(points)
-    near = neighbors(points, config.n_neighbors, n_threads=n_threads)
-    progress("neighbours", m, m)
-    graph = shared_neighbors(near.indices)
-    clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
-    progress("clusters", m, m)
+    with whole_stage(progress, "neighbours", m):
+        near = neighbors(points, config.n_neighbors, n_threads=n_threads)
+    with whole_stage(progress, "clusters", m):
+        graph = shared_neighbors(near.indices)
+        clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
     coordinates = None
     if config.umap:
-        coordinates = umap_layout(
-            points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
-        )
-        progress("layout", m, m)
+        with whole_stage(progress, "layout", m):
+            coordinates = umap_layout(
+                points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
+            )
     return Landmarks(positions, points, graph, clusters, coordinates)
 
 

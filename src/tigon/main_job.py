@@ -22,7 +22,7 @@ from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.atlas import Atlas
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.errors import InputError
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def integrate(
     if report:
         from tigon.report import write_report
 
-        write_report(run, report_path(out), overwrite=overwrite)
+        with whole_stage(progress, "report (page)", 1):
+            write_report(run, report_path(out), overwrite=overwrite)
     return run
 
 

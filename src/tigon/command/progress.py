@@ -71,7 +71,11 @@ class Hidden:
 
 
 class Lines:
-    """A line for each finished stage, with the seconds since the one before."""
+    """A line for each finished stage, with the seconds since the one before.
+
+    A stage that tells of its beginning, because it then is silent for long, has
+    a line for that too.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -79,9 +83,11 @@ class Lines:
         self._told_of_compiling = False
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
+        name, unit = split_unit(stage)
+        if done == 0 < total:
+            self._print(f"{name} ...")
         if done < total:
             return
-        name, unit = split_unit(stage)
         now = time.monotonic()
         parts = [f"{total:,} {unit}", *_figures(figures), f"{now - self._since:.1f} s"]
         self._since = now
