@@ -55,7 +55,9 @@ def test_a_run_tells_what_was_opened_and_how(counts: Path, tmp_path: Path) -> No
 def test_of_an_open_atlas_the_place_is_told(counts: Path, tmp_path: Path) -> None:
     with tigon.open(counts) as atlas:
         run = tigon.integrate(atlas, out=tmp_path / "run.zarr", **QUICK)
-        with pytest.raises(tigon.InputError, match="layer was given for an atlas that is open"):
+        with pytest.raises(
+            tigon.InputError, match="layer='raw' was given for an atlas that is open"
+        ):
             tigon.plan(atlas, layer="raw")
     assert run.config["opening"]["sources"] == [str(counts)]
     assert run.config["opening"]["join"] is None

@@ -191,13 +191,8 @@ def _opening(source: Counts, options: dict[str, Any]) -> OpenConfig:
     if not isinstance(source, Atlas):
         listed = source if isinstance(source, list | tuple) else [source]
         return OpenConfig(sources=tuple(map(_told, listed)), **options)
-    if options:
-        raise InputError(
-            f"{next(iter(options))} was given for an atlas that is open already: it decides how "
-            "sources are opened; pass it to tigon.open"
-        )
     sources = (source.path,) if source.path else tuple(source.source_names)
-    return OpenConfig(sources=sources, join=None)
+    return OpenConfig(sources=sources, **{"join": None, **options})
 
 
 def _told(source: Any) -> str:
