@@ -23,10 +23,10 @@ from run_builder import build_contents
 from scipy import sparse
 from typer import Exit
 
-from tigon.command.failing import explained
-from tigon.command.session import session
+from tigon.command.showing.failing import explained
+from tigon.command.showing.session import session
 from tigon.storage.errors import InputError
-from tigon.storage.run import write_run
+from tigon.storage.run_write import write_run
 
 COMMANDS = ["ingest", "info", "integrate", "export", "report"]
 

@@ -21,7 +21,7 @@ from command_line import TIGON, listing, tigon, works
 from scipy import sparse
 
 from tigon.command.app import app
-from tigon.command.progress import COMPILING
+from tigon.command.showing.progress import COMPILING
 from tigon.main_job import plan
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.embedding.config import EmbedConfig

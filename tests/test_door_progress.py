@@ -10,7 +10,7 @@ import numba
 import pytest
 from rich.console import Console
 
-from tigon.command.progress import COMPILING, OPENING, Display, make_display
+from tigon.command.showing.progress import COMPILING, OPENING, Display, make_display
 from tigon.kernels.compiling import compilations
 from tigon.storage.progress import whole_stage
 

@@ -21,7 +21,7 @@ from tigon.command.options import (
     RunPath,
     Verbose,
 )
-from tigon.command.session import session
+from tigon.command.showing.session import session
 
 
 def export(
@@ -58,7 +58,7 @@ def export(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, ExitStack() as opened:
         import tigon
-        from tigon.command.describe import open_run, size_on_disk, tell_export
+        from tigon.command.showing.describe import open_run, size_on_disk, tell_export
         from tigon.storage.run_counts import RunCounts
         from tigon.storage.run_export import export_h5ad
 

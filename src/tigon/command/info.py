@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tigon.command.options import KINDS, Json, Layer, Quiet, Raw, Verbose
-from tigon.command.session import session
+from tigon.command.showing.session import session
 
 
 def info(
@@ -30,7 +30,7 @@ def info(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
         import tigon
-        from tigon.command import describe
+        from tigon.command.showing import describe
 
         if describe.is_run(path):
             facts = describe.describe_run(describe.open_run(path))

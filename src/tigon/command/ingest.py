@@ -21,7 +21,7 @@ from tigon.command.options import (
     Sources,
     Verbose,
 )
-from tigon.command.session import session
+from tigon.command.showing.session import session
 from tigon.command.values import check_spared
 
 
@@ -52,7 +52,7 @@ def ingest(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, nothing_left(out):
         import tigon
-        from tigon.command.describe import describe_atlas, tell_atlas
+        from tigon.command.showing.describe import describe_atlas, tell_atlas
 
         check_spared(sources, out)
         atlas = tigon.open(

@@ -29,7 +29,7 @@ from tigon.command.options import (
     Sources,
     Verbose,
 )
-from tigon.command.session import Session, session
+from tigon.command.showing.session import Session, session
 from tigon.command.values import check_spared, number_or, wanted_genes
 
 _ARGUMENTS = "tigon.arguments"
@@ -244,7 +244,7 @@ def integrate(
 def _integrate(
     source: str | list[str], out: str, options: dict[str, Any], command: str, shown: Session
 ) -> None:
-    from tigon.command.describe import describe_run, tell_run
+    from tigon.command.showing.describe import describe_run, tell_run
     from tigon.kernels.compiling import compilations
     from tigon.main_job import integrate as make_run
     from tigon.main_job import report_path
@@ -257,7 +257,7 @@ def _integrate(
 
 
 def _show_plan(source: str | list[str], out: str, options: dict[str, Any], shown: Session) -> None:
-    from tigon.command.plan import describe_plan, tell_plan
+    from tigon.command.showing.plan import describe_plan, tell_plan
     from tigon.main_job import plan as make_plan
 
     plan = make_plan(source, out=out, **options)

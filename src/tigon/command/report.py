@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tigon.command.options import INPUT, OUTPUT, Json, Overwrite, Quiet, RunPath, Verbose
-from tigon.command.session import session
+from tigon.command.showing.session import session
 
 
 def report(
@@ -44,7 +44,7 @@ def report(
     Example: `tigon report run.zarr --label-key cell_type --out types.html`
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
-        from tigon.command.describe import open_run
+        from tigon.command.showing.describe import open_run
         from tigon.main_job import report_path
         from tigon.report import write_report
 

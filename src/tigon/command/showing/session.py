@@ -15,8 +15,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from tigon.command.failing import explained, say
-from tigon.command.progress import Display, make_display
+from tigon.command.showing.failing import explained, say
+from tigon.command.showing.progress import Display, make_display
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ def describe_plan(plan: Plan, memory_limit: str) -> dict[str, Any]:
 
 def tell_plan(facts: dict[str, Any]) -> str:
     """Facts of :func:`describe_plan` as text."""
-    from tigon.command.describe import lay_out
+    from tigon.command.showing.describe import lay_out
     from tigon.wording import tell_bytes
 
     atlas_bytes = facts["atlas_bytes"]

@@ -1,0 +1,1 @@
+"""How a command speaks to its user: progress, results, failures."""
