@@ -30,10 +30,10 @@ from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.graph import shared_neighbors
 from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import neighbors
-from tigon.scaling.embedding.rows import ArrayRows
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
+from tigon.storage.rows import ArrayRows
 
 Matrix = NDArray[np.float32]
 

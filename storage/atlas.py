@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
 from tigon.storage.part import Part
-from tigon.storage.sources.matrix import Rows
+from tigon.storage.sources.matrix import SparseRows
 from tigon.storage.sources.source import Labels
 
 if TYPE_CHECKING:
@@ -169,12 +169,12 @@ class Atlas:
             f"{self.n_genes:,} genes, {len(self.source_names)} sources"
         )
 
-    def _concatenated(self, pieces: Sequence[Rows]) -> Rows:
+    def _concatenated(self, pieces: Sequence[SparseRows]) -> SparseRows:
         before = np.cumsum([0, *(len(piece.indices) for piece in pieces)])
         indptr = [piece.indptr[1:] + n for piece, n in zip(pieces, before[:-1], strict=True)]
         no_indices = np.empty(0, index_dtype(self.n_genes))
         no_values = np.empty(0, self.values_dtype)
-        return Rows(
+        return SparseRows(
             indptr=np.concatenate([np.zeros(1, np.int64), *indptr]),
             indices=np.concatenate([no_indices, *(piece.indices for piece in pieces)]),
             values=np.concatenate([no_values, *(piece.values for piece in pieces)]),

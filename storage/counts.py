@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from tigon.storage.sources.matrix import Rows
+from tigon.storage.sources.matrix import SparseRows
 
 
 class BadEntry(Exception):
@@ -76,7 +76,7 @@ def index_dtype(n_genes: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.uint32)
 
 
-def clean_rows(rows: Rows, kind: CountType) -> Rows:
+def clean_rows(rows: SparseRows, kind: CountType) -> SparseRows:
     """Rows as counts, with ascending genes, each once, and no zeros.
 
     Parameters
@@ -88,7 +88,7 @@ def clean_rows(rows: Rows, kind: CountType) -> Rows:
 
     Returns
     -------
-    Rows
+    SparseRows
         ``indices`` of type ``kind.indices``, ``values`` of type ``kind.values``.
 
     Raises
@@ -105,13 +105,13 @@ def clean_rows(rows: Rows, kind: CountType) -> Rows:
     if not kept.all():
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
         indptr, indices, values = before[indptr], indices[kept], values[kept]
-    clean = Rows(indptr, indices.astype(kind.indices, copy=False), values)
+    clean = SparseRows(indptr, indices.astype(kind.indices, copy=False), values)
     if is_sorted(clean):
         return clean
     return _summed(_sorted(clean, kind), kind)
 
 
-def is_sorted(rows: Rows) -> bool:
+def is_sorted(rows: SparseRows) -> bool:
     """Whether the columns ascend strictly in every row."""
     ascends = rows.indices[1:] > rows.indices[:-1]
     if ascends.all():
@@ -122,14 +122,14 @@ def is_sorted(rows: Rows) -> bool:
     return bool(ascends.all())
 
 
-def _check_columns(rows: Rows, n_columns: int) -> None:
+def _check_columns(rows: SparseRows, n_columns: int) -> None:
     indices = rows.indices
     if not len(indices) or (indices.max() < n_columns and indices.min() >= 0):
         return
     raise _bad(rows, (indices < 0) | (indices >= n_columns), OUT_OF_RANGE)
 
 
-def _as_counts(rows: Rows, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _as_counts(rows: SparseRows, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The values as ``dtype``, without loss; as they are where they have that type."""
     values = rows.values
     if not len(values):
@@ -148,7 +148,7 @@ def _as_counts(rows: Rows, dtype: np.dtype[Any]) -> NDArray[Any]:
     return counts
 
 
-def _check_size(rows: Rows, dtype: np.dtype[Any]) -> None:
+def _check_size(rows: SparseRows, dtype: np.dtype[Any]) -> None:
     limit = float(np.finfo(dtype).max) if dtype.kind == "f" else 2.0 ** (8 * dtype.itemsize)
     too_large = np.greater if dtype.kind == "f" else np.greater_equal
     # As Python numbers: the limit has no equal in the narrow types.
@@ -156,7 +156,7 @@ def _check_size(rows: Rows, dtype: np.dtype[Any]) -> None:
         raise _bad(rows, too_large(rows.values.astype(np.float64), limit), TOO_LARGE)
 
 
-def _refuse(rows: Rows) -> None:
+def _refuse(rows: SparseRows) -> None:
     """Raise for the first value that is negative, missing or infinite."""
     finite = np.isfinite(rows.values)
     if not finite.all():
@@ -164,21 +164,21 @@ def _refuse(rows: Rows) -> None:
     raise _bad(rows, rows.values < 0, NEGATIVE)
 
 
-def _bad(rows: Rows, which: NDArray[np.bool_], problem: str) -> BadEntry:
+def _bad(rows: SparseRows, which: NDArray[np.bool_], problem: str) -> BadEntry:
     entry = int(which.argmax())
     row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
     return BadEntry(row, int(rows.indices[entry]), rows.values[entry].item(), problem)
 
 
-def _sorted(rows: Rows, kind: CountType) -> Rows:
+def _sorted(rows: SparseRows, kind: CountType) -> SparseRows:
     """The rows with their columns in order."""
     shape = (len(rows.indptr) - 1, kind.n_genes)
     matrix = sparse.csr_array((rows.values, rows.indices.astype(np.int64), rows.indptr), shape)
     matrix.sort_indices()
-    return Rows(rows.indptr, matrix.indices.astype(kind.indices), matrix.data)
+    return SparseRows(rows.indptr, matrix.indices.astype(kind.indices), matrix.data)
 
 
-def _summed(rows: Rows, kind: CountType) -> Rows:
+def _summed(rows: SparseRows, kind: CountType) -> SparseRows:
     """Sorted rows with entries for the same cell and gene added up."""
     if is_sorted(rows):
         return rows
@@ -189,9 +189,9 @@ def _summed(rows: Rows, kind: CountType) -> Rows:
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(first, dtype=np.int64)])
     # Exact: sums of counts below 2^32 stay below 2^53.
     sums = np.add.reduceat(rows.values.astype(np.float64), starts)
-    summed = Rows(before[rows.indptr], rows.indices[starts], sums)
+    summed = SparseRows(before[rows.indptr], rows.indices[starts], sums)
     try:
-        return Rows(summed.indptr, summed.indices, _as_counts(summed, kind.values))
+        return SparseRows(summed.indptr, summed.indices, _as_counts(summed, kind.values))
     except BadEntry as error:
         if kind.gene_map is not None:
             error.column = int(np.flatnonzero(kind.gene_map == error.column)[0])

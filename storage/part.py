@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tigon.storage import counts
 from tigon.storage.counts import BadEntry, CountType, clean_rows
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrix import Rows
+from tigon.storage.sources.matrix import SparseRows
 from tigon.storage.sources.source import Source
 
 _MASK_BYTES = 6  # of the gene maps and masks that cleaning an entry takes
@@ -35,7 +35,7 @@ class Part:
         """Whether any of the atlas's cells ``start`` to ``stop`` are here."""
         return start < self.first + self.source.n_cells and self.first < stop
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> SparseRows:
         """Those of the atlas's cells ``start`` to ``stop`` that are here, as counts."""
         first = max(0, start - self.first)
         last = min(stop - self.first, self.source.n_cells)
@@ -54,7 +54,7 @@ class Part:
         n_entries = self.source.matrix.most_entries(n_cells)
         return 3 * 8 * (n_cells + 1) + n_entries * (stored + clean + _MASK_BYTES)
 
-    def _check_complete(self, stored: Rows, rows: Rows, first: int, last: int) -> None:
+    def _check_complete(self, stored: SparseRows, rows: SparseRows, first: int, last: int) -> None:
         """Refuse zeros in Tigon's own atlas: Zarr reads a lost chunk as zeros."""
         own = self.source.n_nonzeros is not None and self.kind.gene_map is None
         if own and len(rows.indices) != len(stored.indices):

@@ -1,18 +1,56 @@
-"""A file of equally long float32 rows, one a cell, written in any order.
+"""Matrices with a row per cell that are read a run of rows at a time.
 
 Loadings are solved in the pack's shuffled order but belong to the atlas's
-order; this is where they land in between, without being held in memory.
+order; a file of rows, written in any order, is where they land in between,
+without being held in memory.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
 from tigon.storage.raw import write_array_at
+
+
+class RowReader(Protocol):
+    """A matrix (cells x columns) that need not be in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop``; several threads may ask at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRows:
+    """A matrix in memory, read like one that is not."""
+
+    array: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the matrix."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its values."""
+        return self.array.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop``."""
+        return self.array[start:stop]
 
 
 class RowFile:

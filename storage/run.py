@@ -12,17 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.run_contents import ArrayRows, RowReader, RunContents, as_rows
 from tigon.storage.run_encoding import key
 from tigon.storage.run_statistics import GROUP
-from tigon.storage.run_write import FORMAT_VERSION, write_run
+from tigon.storage.run_write import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
     import zarr
     from anndata import AnnData
-
-__all__ = ["ArrayRows", "RowReader", "Run", "RunContents", "StoredRows", "as_rows", "write_run"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,53 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-
-
-class RowReader(Protocol):
-    """Rows of a matrix that need not be in memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start`` to ``stop``."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayRows:
-    """A matrix in memory, read like one that is not."""
-
-    array: NDArray[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the matrix."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of its values."""
-        return self.array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start`` to ``stop``."""
-        return self.array[start:stop]
-
-
-def as_rows(source: RowReader | NDArray[Any]) -> RowReader:
-    """``source`` itself, or a reader over it when it is an array."""
-    return ArrayRows(source) if isinstance(source, np.ndarray) else source
+from tigon.storage.rows import RowReader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from tigon.storage.block import Block
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import published
+from tigon.storage.rows import RowReader
 from tigon.storage.run import Run
-from tigon.storage.run_contents import RowReader
 from tigon.storage.run_encoding import ANNDATA, ARRAY, CSR, DICT, quiet_writers
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from tigon.storage.errors import InputError
 from tigon.storage.publish import published
-from tigon.storage.run_contents import RowReader, RunContents, as_rows
+from tigon.storage.rows import ArrayRows, RowReader
+from tigon.storage.run_contents import RunContents
 from tigon.storage.run_encoding import ANNDATA, ARRAY, DICT, key, quiet_writers
 from tigon.storage.run_statistics import write_statistics
 from tigon.storage.tables import storable
@@ -103,7 +104,8 @@ def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
 def _write_obsm(root: zarr.Group, obsm: Mapping[str, Any]) -> None:
     group = root.create_group("obsm", attributes=DICT)
     for name, source in obsm.items():
-        _stream_rows(group, key(name), as_rows(source))
+        rows = ArrayRows(source) if isinstance(source, np.ndarray) else source
+        _stream_rows(group, key(name), rows)
 
 
 def _stream_rows(group: zarr.Group, name: str, rows: RowReader) -> None:

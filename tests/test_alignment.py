@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tigon.scaling.alignment.aligning import AlignmentResult, align
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding import rows as rows_module
-from tigon.scaling.embedding.rows import ArrayRows
 from tigon.scaling.engine import ThreadEngine
 from tigon.storage.errors import InputError
+from tigon.storage.rows import ArrayRows
 
 Loadings = NDArray[np.float32]
 Codes = NDArray[np.int32]

@@ -15,9 +15,10 @@ from tigon.scaling.embedding.layout import umap_layout
 from tigon.scaling.embedding.leiden import by_size, leiden
 from tigon.scaling.embedding.neighbors import Neighbors, nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
-from tigon.scaling.embedding.rows import ArrayRows, gather
+from tigon.scaling.embedding.rows import gather
 from tigon.scaling.embedding.space import to_space
 from tigon.storage.errors import InputError
+from tigon.storage.rows import ArrayRows
 
 SHORT = dict(n_layout_epochs=20)
 

@@ -13,8 +13,11 @@ from run_builder import build_contents
 
 from tigon.report import factors, scatter, write_report
 from tigon.report.grouping import group_cells
+from tigon.scaling.embedding.rows import TILE_CELLS
 from tigon.storage.errors import InputError, OutputExistsError
-from tigon.storage.run import Run, RunContents, write_run
+from tigon.storage.run import Run
+from tigon.storage.run_contents import RunContents
+from tigon.storage.run_write import write_run
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=1>', "a/b & $x_1$", "x\0\x1b[31m"]
 
@@ -234,9 +237,8 @@ def test_many_cells_are_sampled_and_told(tmp_path: Path, monkeypatch: pytest.Mon
 def test_points_are_read_in_blocks_and_shuffled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scatter, "_READ_ROWS", 130)
     monkeypatch.setattr(scatter, "MAX_POINTS", 900)
-    contents = build_contents()
+    contents = build_contents(n_cells=TILE_CELLS + 3000)
     run = Run.open(write_run(tmp_path / "run.zarr", contents))
     points = scatter.draw_cells(run.obsm("X_umap"), seed=3)
     assert len(np.unique(points.cells)) == 900

@@ -96,8 +96,8 @@ def test_kang_is_integrated(shared_data: Path, seed: int) -> None:
     from tigon.scaling.alignment.config import AlignConfig
     from tigon.scaling.embedding.config import EmbedConfig
     from tigon.scaling.embedding.embedding import embed
-    from tigon.scaling.embedding.rows import ArrayRows
     from tigon.scaling.engine import ThreadEngine
+    from tigon.storage.rows import ArrayRows
 
     adata = anndata.read_h5ad(shared_data / "kang_pbmc_stim.h5ad")
     model = tigon.OnlineINMF(n_components=20, lam=5.0, n_genes=2000, random_state=seed)

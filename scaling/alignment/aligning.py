@@ -34,10 +34,11 @@ from tigon.scaling.alignment.references import (
     sampled_quantiles,
 )
 from tigon.scaling.alignment.scales import scales
-from tigon.scaling.embedding.rows import Rows, WriteRows, read_scaled
+from tigon.scaling.embedding.rows import WriteRows, read_scaled
 from tigon.scaling.engine import ThreadEngine
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
+from tigon.storage.rows import RowReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class AlignmentResult:
 
 
 def align(
-    rows: Rows,
+    rows: RowReader,
     dataset_codes: NDArray[np.int32],
     n_datasets: int,
     config: AlignConfig,
@@ -140,7 +141,7 @@ def _mapping(
 
 
 def _check(
-    rows: Rows, dataset_codes: NDArray[np.int32], n_datasets: int, config: AlignConfig
+    rows: RowReader, dataset_codes: NDArray[np.int32], n_datasets: int, config: AlignConfig
 ) -> None:
     n_cells = rows.shape[0]
     if len(dataset_codes) != n_cells:

@@ -9,9 +9,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.embedding.rows import Rows, tiles
+from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.engine import ThreadEngine
 from tigon.storage.progress import Progress
+from tigon.storage.rows import RowReader
 
 Result = TypeVar("Result")
 Tile = tuple[int, int]
@@ -33,7 +34,7 @@ class Passes:
         What runs the tasks, and what is told of them.
     """
 
-    rows: Rows
+    rows: RowReader
     dataset_codes: NDArray[np.int32]
     n_cells: NDArray[np.int64]
     engine: ThreadEngine

@@ -21,8 +21,9 @@ from tigon.scaling.embedding.layout import umap_layout
 from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
-from tigon.scaling.embedding.rows import Rows, WriteRows, gather, read_tile, tiles, within
+from tigon.scaling.embedding.rows import WriteRows, gather, read_tile, tiles, within
 from tigon.storage.progress import Progress, silent, whole_stage
+from tigon.storage.rows import RowReader
 
 log = logging.getLogger("tigon")
 
@@ -56,7 +57,7 @@ class Landmarks:
 
 
 def embed(
-    rows: Rows,
+    rows: RowReader,
     dataset_codes: NDArray[np.int32],
     assigned: NDArray[np.bool_],
     config: EmbedConfig,
@@ -154,7 +155,7 @@ def arrange(
 
 
 def _place(
-    rows: Rows,
+    rows: RowReader,
     start: int,
     assigned: NDArray[np.bool_],
     among: Landmarks,

@@ -7,25 +7,15 @@ that no result depends on how the loadings are stored.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.rows import RowReader
+
 TILE_CELLS = 16_384
 """Cells per tile; fixed, so that sums folded by tile have fixed bits."""
-
-
-class Rows(Protocol):
-    """A float32 matrix (cells x factors) that need not be in memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows ``start`` to ``stop``; several threads may ask at once."""
-        ...
 
 
 class WriteRows(Protocol):
@@ -34,33 +24,19 @@ class WriteRows(Protocol):
     def __call__(self, start: int, rows: NDArray[np.float32]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayRows:
-    """A matrix in memory, read like one that is not."""
-
-    array: NDArray[np.float32]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        return self.array[start:stop]
-
-
 def tiles(n_cells: int, tile_cells: int = TILE_CELLS) -> Iterator[tuple[int, int]]:
     """Start and stop of every tile, in order."""
     for start in range(0, n_cells, tile_cells):
         yield start, min(start + tile_cells, n_cells)
 
 
-def read_tile(rows: Rows, start: int, stop: int) -> NDArray[np.float32]:
+def read_tile(rows: RowReader, start: int, stop: int) -> NDArray[np.float32]:
     """Rows ``start`` to ``stop`` in one memory layout, so that sums have fixed bits."""
     return np.ascontiguousarray(rows.read(start, stop), dtype=np.float32)
 
 
 def read_scaled(
-    rows: Rows, start: int, stop: int, scale: NDArray[np.float64]
+    rows: RowReader, start: int, stop: int, scale: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Rows ``start`` to ``stop`` divided by the scale of their columns, shape (k,)."""
     return divide(read_tile(rows, start, stop), scale)
@@ -78,7 +54,7 @@ def within(positions: NDArray[np.int64], start: int, stop: int) -> slice:
     return slice(int(first), int(last))
 
 
-def gather(rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+def gather(rows: RowReader, positions: NDArray[np.int64]) -> NDArray[np.float32]:
     """Rows at ascending ``positions``, shape (len(positions), k), read tile by tile."""
     n_cells, k = rows.shape
     gathered = np.empty((len(positions), k), dtype=np.float32)

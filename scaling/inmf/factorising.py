@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.schedule import plan_schedule
-from tigon.scaling.inmf.solving import Solution, WriteRows, solve_all
+from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import History, train
 from tigon.scaling.packing import build_pack
@@ -55,7 +55,7 @@ def factorise(
     config: INMFConfig,
     scratch: Path,
     engine: ThreadEngine,
-    write: WriteRows,
+    write: WriteCells,
     progress: Progress = silent,
 ) -> Factorisation:
     """Factorise the kept cells over the selected genes.

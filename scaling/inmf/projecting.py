@@ -18,7 +18,7 @@ from tigon.kernels.minibatch import loadings
 from tigon.kernels.moments import cell_sums
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
-from tigon.scaling.inmf.solving import WriteRows
+from tigon.scaling.inmf.solving import WriteCells
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.selecting import GeneSelection, select
@@ -65,7 +65,7 @@ def project(
     fitted: FittedMetagenes,
     tol: float,
     engine: ThreadEngine,
-    write: WriteRows,
+    write: WriteCells,
     progress: Progress = silent,
 ) -> None:
     """Solve every cell of ``datasets``, handing on atlas positions and loadings.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrix import Array, Lock, Rows, check_numeric, reading
+from tigon.storage.sources.matrix import Array, Lock, SparseRows, check_numeric, reading
 from tigon.storage.sources.offsets import Offsets, OffsetsBuilder
 
 _PIECE = 1 << 20
@@ -50,7 +50,7 @@ class CsrMatrix:
     def entry_bytes(self) -> int:
         return self.dtype.itemsize + int(np.dtype(self.indices.dtype).itemsize)
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> SparseRows:
         with reading(self.where, start, stop), self.lock:
             indptr = np.asarray(self.indptr[start : stop + 1], dtype=np.int64)
             if indptr[0] < 0 or (np.diff(indptr) < 0).any():
@@ -58,7 +58,7 @@ class CsrMatrix:
             first, last = int(indptr[0]), int(indptr[-1])
             indices = np.asarray(self.indices[first:last])
             values = np.asarray(self.values[first:last])
-        return Rows(indptr=indptr - first, indices=indices, values=values)
+        return SparseRows(indptr=indptr - first, indices=indices, values=values)
 
     def most_entries(self, n_rows: int) -> int:
         return self.offsets.most_entries(n_rows)

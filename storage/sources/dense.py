@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.sources.matrix import Array, Lock, Rows, reading
+from tigon.storage.sources.matrix import Array, Lock, SparseRows, reading
 
 _STRIP_BYTES = 8 << 20
 _LARGEST_STRIP_BYTES = 64 << 20
@@ -49,7 +49,7 @@ class DenseMatrix:
     def most_entries(self, n_rows: int) -> int:
         return min(n_rows, self.shape[0]) * self.shape[1]
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> SparseRows:
         step = strip_rows(self.array)
         strips = [
             self._read_strip(first, min(first + step, stop)) for first in range(start, stop, step)
@@ -57,7 +57,9 @@ class DenseMatrix:
         lengths, indices, values = (list(parts) for parts in zip(*strips, strict=True))
         indptr = np.zeros(stop - start + 1, np.int64)
         np.cumsum(np.concatenate(lengths), out=indptr[1:])
-        return Rows(indptr=indptr, indices=np.concatenate(indices), values=np.concatenate(values))
+        return SparseRows(
+            indptr=indptr, indices=np.concatenate(indices), values=np.concatenate(values)
+        )
 
     def _read_strip(
         self, start: int, stop: int

@@ -18,7 +18,7 @@ from tigon.storage.errors import InputError, TigonError
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SparseRows:
     """Rows as stored, in compressed sparse form.
 
     Attributes
@@ -66,7 +66,7 @@ class Matrix(Protocol):
         """Bytes of one entry as read."""
         ...
 
-    def read(self, start: int, stop: int) -> Rows:
+    def read(self, start: int, stop: int) -> SparseRows:
         """Rows ``start`` to ``stop``."""
         ...
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tigon.report.drawing import as_png, drawing
 from tigon.report.grouping import Grouping
 from tigon.report.palette import GREY_NAMES
-from tigon.storage.run import RowReader
+from tigon.scaling.embedding.rows import gather
+from tigon.storage.rows import RowReader
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_POINTS = 100_000
-_READ_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,8 @@ def draw_cells(rows: RowReader, seed: int = 0) -> Points:
     n = rows.shape[0]
     cells = np.random.default_rng(seed).choice(n, min(n, MAX_POINTS), replace=False)
     order = np.argsort(cells)
-    wanted = cells[order]
     xy = np.empty((len(cells), 2), dtype=np.float32)
-    for start in range(0, n, _READ_ROWS):
-        stop = min(start + _READ_ROWS, n)
-        first, last = np.searchsorted(wanted, [start, stop])
-        xy[order[first:last]] = rows.read(start, stop)[wanted[first:last] - start]
+    xy[order] = gather(rows, cells[order])
     return Points(cells, xy)
 
 
