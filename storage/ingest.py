@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tigon.storage import layout
 from tigon.storage.atlas import Atlas
@@ -158,7 +157,6 @@ class _CountWriter:
         nowhere = int(np.iinfo(positions).max)
         self._indices = ShardedArray(X, "indices", positions, *chunks, lost=nowhere)
         self._indptr = ShardedArray(X, "indptr", np.dtype(np.int64), _INDPTR_CHUNK, 1, lost=-1)
-        self._totals = ShardedArray(X, layout.TOTALS, np.dtype(np.float64), _INDPTR_CHUNK, 1)
         self._indptr.append(np.zeros(1, np.int64))
         self._offsets = OffsetsBuilder()
         self._n_nonzeros = 0
@@ -170,12 +168,11 @@ class _CountWriter:
         self._values.append(block.values)
         self._indices.append(block.indices)
         self._indptr.append(block.indptr[1:] + self._n_nonzeros)
-        self._totals.append(_totals(block))
         self._offsets.add(np.diff(block.indptr))
         self._n_nonzeros += len(block.values)
 
     def finish(self) -> None:
-        for array in (self._values, self._indices, self._indptr, self._totals):
+        for array in (self._values, self._indices, self._indptr):
             array.finish()
         offsets = self._offsets.build()
         self._X.create_array(layout.OFFSETS, data=offsets.values)
@@ -184,10 +181,3 @@ class _CountWriter:
             "largest_row": offsets.largest_row,
         }
         self._X.attrs.update({**CSR, "shape": list(self._shape), layout.MARK: mark})
-
-
-def _totals(block: Block) -> NDArray[np.float64]:
-    """Count total of each cell, exact for counts."""
-    cells = np.repeat(np.arange(block.n_cells), np.diff(block.indptr))
-    totals = np.bincount(cells, weights=block.values, minlength=block.n_cells)
-    return totals.astype(np.float64, copy=False)  # without counts bincount forgets the type

@@ -6,7 +6,6 @@ writes a changed copy, which is then read like any other file.
 
 ==========================  =====================================================
 ``X/tigon_offsets``         entries before every 1024th cell, int64
-``X/tigon_totals``          count total of every cell, uint64 or float64
 ``uns/tigon``               format version, source names, and the dataset-by-gene
                             mask ``measured``, where anndata.read_zarr shows them
 ==========================  =====================================================
@@ -20,7 +19,6 @@ MARK = "tigon"
 """Attribute of X: {"format_version": int, "largest_row": int}."""
 
 OFFSETS = "tigon_offsets"
-TOTALS = "tigon_totals"
 
 UNS = "tigon"
 """Key in uns."""
