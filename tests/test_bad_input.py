@@ -397,7 +397,7 @@ def test_an_atlas_in_place_of_a_run(name: str, good: Path, tmp_path: Path) -> No
     works("ingest", good, "--out", atlas)
     more = [tmp_path / "a.h5ad"] if name == "export" else []
     line = refused(tmp_path, name, atlas, *more)
-    assert f"{atlas} is not a run but an atlas" in line
+    assert f"{atlas} is not a run of Tigon" in line
 
 
 def test_usage_errors_exit_with_two(tmp_path: Path) -> None:

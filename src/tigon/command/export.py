@@ -58,11 +58,12 @@ def export(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, ExitStack() as opened:
         import tigon
-        from tigon.command.showing.describe import open_run, size_on_disk, tell_export
+        from tigon.command.showing.describe import size_on_disk, tell_export
+        from tigon.storage.run import Run
         from tigon.storage.run_counts import RunCounts
         from tigon.storage.run_export import export_h5ad
 
-        result = open_run(run)
+        result = Run.open(run)
         counts = None
         if atlas:
             counts = RunCounts.find(

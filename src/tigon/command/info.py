@@ -31,9 +31,10 @@ def info(
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
         import tigon
         from tigon.command.showing import describe
+        from tigon.storage.run import Run
 
         if describe.is_run(path):
-            facts = describe.describe_run(describe.open_run(path))
+            facts = describe.describe_run(Run.open(path))
             shown.answer(facts, describe.tell_run_in_full(facts))
             return
         with tigon.open(path, layer=layer, raw=raw) as atlas:

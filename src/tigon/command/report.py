@@ -44,10 +44,10 @@ def report(
     Example: `tigon report run.zarr --label-key cell_type --out types.html`
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
-        from tigon.command.showing.describe import open_run
         from tigon.main_job import report_path
         from tigon.report import write_report
+        from tigon.storage.run import Run
 
         page = Path(out) if out is not None else report_path(Path(run))
-        write_report(open_run(run), page, label_key=label_key, overwrite=overwrite)
+        write_report(Run.open(run), page, label_key=label_key, overwrite=overwrite)
         shown.answer({"kind": "report", "path": str(page)}, f"report  {page}")

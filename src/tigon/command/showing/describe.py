@@ -20,25 +20,6 @@ _MOST_VALUES = 12
 """A column with more distinct values is summed up by their number or range."""
 
 
-def open_run(path: str) -> Run:
-    """The run at ``path``.
-
-    Raises
-    ------
-    InputError
-        There is none, or an atlas in its place.
-    """
-    from tigon.storage.errors import InputError
-    from tigon.storage.run import Run
-
-    run = Run.open(path)
-    if not is_run(path):
-        raise InputError(
-            f"{path} is not a run but an atlas: open the folder that `tigon integrate` wrote"
-        )
-    return run
-
-
 def is_run(path: str) -> bool:
     """Whether a run of ``tigon integrate`` is at ``path``."""
     return (Path(path) / "uns" / "tigon" / "objective").exists()
