@@ -86,8 +86,11 @@ class TileStatistics:
         H^T H, float64, shape (k, k).
     B
         H^T X, float64, shape (k, m).
+    squared_norm
+        |X|^2 of the tile.
     loss
-        This tile's share of F with the given metagenes.
+        This tile's share of F with the given metagenes, to float32 relative to
+        |X|^2.
     n_cells
         Cells in the tile.
     n_unfinished
@@ -96,6 +99,7 @@ class TileStatistics:
 
     A: NDArray[np.float64]
     B: NDArray[np.float64]
+    squared_norm: float
     loss: float
     n_cells: int
     n_unfinished: int
@@ -105,6 +109,7 @@ class TileStatistics:
         return TileStatistics(
             self.A + other.A,
             self.B + other.B,
+            self.squared_norm + other.squared_norm,
             self.loss + other.loss,
             self.n_cells + other.n_cells,
             self.n_unfinished + other.n_unfinished,
@@ -233,4 +238,4 @@ def minibatch_step(
     # F of the tile by traces: |X|^2 - 2 tr(H R^T) + tr(G A).
     fitted = float((metagenes.gram.astype(np.float64) * A).sum())
     loss = squared - 2.0 * float(_explained(R, H)) + fitted
-    return H, TileStatistics(A, B, loss, len(H), n_unfinished)
+    return H, TileStatistics(A, B, squared, loss, len(H), n_unfinished)

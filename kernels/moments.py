@@ -43,12 +43,12 @@ class GeneSums:
     first, second
         Sums of x and of x^2, float64, shape (n_datasets, n_genes).
     n_nonzeros
-        Kept cells with a count above zero, int64, shape (n_genes,).
+        Cells with a count above zero, int32, shape (n_datasets, n_genes).
     """
 
     first: NDArray[np.float64]
     second: NDArray[np.float64]
-    n_nonzeros: NDArray[np.int64]
+    n_nonzeros: NDArray[np.int32]
 
 
 @njit(cache=True, nogil=True)
@@ -74,7 +74,7 @@ def _gene_sums(indptr, indices, values, weights, codes, first, second, n_nonzero
             first[codes[c], g] += x
             second[codes[c], g] += x * x
             if x > 0.0:
-                n_nonzeros[g] += 1
+                n_nonzeros[codes[c], g] += 1
 
 
 def cell_sums(
@@ -128,6 +128,6 @@ def gene_sums(
     -------
     GeneSums
     """
-    sums = GeneSums(np.zeros(shape), np.zeros(shape), np.zeros(shape[1], np.int64))
+    sums = GeneSums(np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32))
     _gene_sums(indptr, indices, values, weights, codes, sums.first, sums.second, sums.n_nonzeros)
     return sums

@@ -130,8 +130,9 @@ def nnls_into(
         Written: loadings, float32, shape (n, k).
     tol
         A cell is done when a sweep changes no coordinate by more than
-        ``tol * max|r| / G_jj``; the KKT residual is then at most about twice
-        ``tol``. Rounding allows no less than 1e-6.
+        ``tol * max|r| / G_jj``; the KKT residual is then about ``tol`` (twice
+        that at most for the factors of real data, four times for strongly
+        correlated ones). Rounding allows no less than 1e-6.
     max_sweeps
         A cell that is not done by then keeps its last value.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tigon.scaling.embedding.landmarks import N_LANDMARKS
-from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
 from tigon.scaling.packing import BUCKET_BYTES
@@ -19,14 +19,18 @@ from tigon.scaling.statistics import BLOCK_CELLS
 from tigon.storage.errors import InputError, MemoryLimitError
 
 if TYPE_CHECKING:
+    from tigon.scaling.config import IntegrateConfig
     from tigon.storage import Atlas
 
 MIB = 2**20
 BASE_BYTES = 320 * MIB
 """The interpreter, and the libraries and kernels that streaming needs."""
 
-LAYOUT_BYTES = 190 * MIB
-"""The libraries for neighbours, clusters and UMAP, and what they compile."""
+NEIGHBOURS_BYTES = 90 * MIB
+"""The libraries for neighbours and clusters."""
+
+LAYOUT_BYTES = 100 * MIB
+"""UMAP, and what it compiles."""
 
 LANDMARK_BYTES = 4000
 """Neighbours, graph and layout of one landmark cell."""
@@ -93,77 +97,75 @@ class Plan:
         return max(self.stages.values())
 
 
-def plan_run(
-    atlas: Atlas,
-    n_datasets: int,
-    n_genes: int,
-    config: INMFConfig,
-    n_threads: int,
-    pack_passes: int,
-    memory_limit: int | None,
-) -> Plan:
-    """Project the memory of a run, and fit the reading window to the limit.
+def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
+    """Project the cost of a run, and fit the reading window to the memory limit.
 
     Parameters
     ----------
     atlas
         The counts; only sizes are looked at.
-    n_datasets, n_genes
-        Datasets, and genes to be selected.
+    n_datasets
+        Datasets of the batch key.
     config
-        Options of the factorisation.
-    n_threads
-        Threads that compute.
-    pack_passes
-        Least number of passes over the pack.
-    memory_limit
-        Bytes, or None for no limit.
+        Options of the run.
 
     Raises
     ------
     MemoryLimitError
         Even one task at a time does not fit; names the smallest limit that does.
     """
-    widest = 2 * n_threads
-    for window in range(widest, 0, -1):
-        stages = _stages(atlas, n_datasets, n_genes, config, window)
-        if memory_limit is None or max(stages.values()) <= memory_limit:
+    limit = config.memory_limit_bytes
+    for window in range(2 * config.n_threads, 0, -1):
+        stages = _stages(atlas, n_datasets, config, window)
+        if limit is None or max(stages.values()) <= limit:
             break
     else:
-        need = max(stages.values())
         stage = max(stages, key=lambda name: stages[name])
-        smallest = -(-need // MIB)
         raise MemoryLimitError(
-            f"the memory limit of {format_bytes(memory_limit or 0)} is too small: "
-            f"{stage} needs {format_bytes(need)}; set --memory-limit {smallest}MiB or more"
+            f"the memory limit of {format_bytes(limit or 0)} is too small: "
+            f"{stage} needs {format_bytes(stages[stage])}; set --memory-limit "
+            f"{-(-stages[stage] // MIB)}MiB or more"
         )
     known = atlas.n_nonzeros
-    atlas_bytes = None if known is None else known * 4 + 8 * atlas.n_cells
-    return Plan(stages, window, 2, pack_passes, atlas_bytes)
+    return Plan(
+        stages,
+        window,
+        atlas_passes=2,
+        pack_passes=plan_schedule(config.inmf, atlas.n_cells).min_epochs + 1,
+        atlas_bytes=None if known is None else known * 4 + 8 * atlas.n_cells,
+    )
 
 
-def _stages(
-    atlas: Atlas, n_datasets: int, n_genes: int, config: INMFConfig, window: int
-) -> dict[str, int]:
-    k = config.n_components
+def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int) -> dict[str, int]:
+    k = config.inmf.n_components
+    n_genes = config.prepare.at_most_genes(atlas.n_genes)
+    minibatch_cells = min(config.inmf.minibatch_size, atlas.n_cells)
     obs_bytes = int(atlas.obs.memory_usage(deep=True).sum())
     always = BASE_BYTES + 2 * obs_bytes + CELL_BYTES * atlas.n_cells
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     # Reading from a file takes at least 16 bytes a non-zero, the pack half of
     # that: two blocks of it are read ahead of the one that is worked on.
     packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
-    moments = 16 * n_datasets * atlas.n_genes
+    moments = 20 * n_datasets * atlas.n_genes
+    # Metagenes and statistics of the datasets that one mini-batch touches.
+    touched = 12 * min(n_datasets, minibatch_cells) * k * n_genes
     tiles = window * 32 * k * n_genes
-    final = int(packed * min(SOLVE_CELLS, atlas.n_cells)) + 12 * n_datasets * k * n_genes
-    minibatch = int(packed * min(config.minibatch_size, atlas.n_cells))
+    final = int(packed * min(SOLVE_CELLS, atlas.n_cells)) + 16 * n_datasets * k * n_genes
+    minibatch = int(packed * minibatch_cells)
     bucket = min(BUCKET_BYTES, int(packed * atlas.n_cells))
     stages = {
         "reading cells": always + 2 * moments + window * (block + moments),
         "packing cells": always + moments + window * block + 3 * bucket,
-        "the epochs": always + moments + state_bytes(n_datasets, n_genes, k) + minibatch + tiles,
+        "the epochs": always
+        + moments
+        + state_bytes(n_datasets, n_genes, k)
+        + minibatch
+        + tiles
+        + touched,
         "solving loadings": always + moments + final + tiles,
     }
     # What streaming has freed need not have gone back to the system by then.
     landmarks = min(atlas.n_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
-    stages["neighbours and layout"] = max(stages.values()) + LAYOUT_BYTES + landmarks
+    libraries = NEIGHBOURS_BYTES + LAYOUT_BYTES * config.embed.umap
+    stages["neighbours and layout"] = max(stages.values()) + libraries + landmarks
     return stages

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
+from tigon.storage.join import unique_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from tigon.storage import Atlas
 
 MERGED_NAME = "merged small datasets"
+
+MAX_KEY_BYTES = 240
+"""File systems take names of up to 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,14 @@ class Datasets:
     names: tuple[str, ...]
     codes: NDArray[np.int32]
     measured: NDArray[np.bool_]
+
+    def now_in(self, new: Datasets) -> dict[str, str]:
+        """Name in ``new`` of each dataset whose cells are under another name there."""
+        both = (self.codes >= 0) & (new.codes >= 0)
+        moves = np.unique(self.codes[both].astype(np.int64) * len(new.names) + new.codes[both])
+        pairs = [divmod(move, len(new.names)) for move in moves.tolist()]
+        named = {self.names[was]: new.names[now] for was, now in pairs}
+        return {was: now for was, now in named.items() if was != now}
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -76,6 +88,7 @@ def datasets_of(
     """
     cells = np.arange(atlas.n_cells) if chosen is None else np.flatnonzero(chosen)
     names, codes = _labels(atlas.obs.iloc[cells], batch_key or "tigon_dataset")
+    _check_names(names)
     n_sources = len(atlas.measured)
     measured = np.ones((len(names), atlas.n_genes), bool)
     for pair in np.unique(codes * n_sources + atlas.source_codes[cells]).tolist():
@@ -102,9 +115,28 @@ def _labels(
     for column in columns[1:]:
         more, its = _column(obs, column)
         pairs, codes = np.unique(codes * len(more) + its, return_inverse=True)
-        names = [f"{names[p // len(more)]}|{more[p % len(more)]}" for p in pairs.tolist()]
+        joined = [f"{names[p // len(more)]}|{more[p % len(more)]}" for p in pairs.tolist()]
+        names = unique_names(joined)  # "x|y" of "z" is not "x" of "y|z"
     order = np.argsort(np.array(names, dtype=object), kind="stable")
     return [names[i] for i in order], np.argsort(order)[codes]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that a run could not store, before anything is read."""
+    keys: dict[str, str] = {}
+    for name in names:
+        key = "V_" + name.replace("/", "%2F")
+        if len(key.encode()) > MAX_KEY_BYTES:
+            raise InputError(
+                f"the dataset name {name[:40]!r}... has {len(name.encode())} bytes: a run stores "
+                f"names of up to {MAX_KEY_BYTES - 2}; choose a batch key with shorter values"
+            )
+        if key in keys:
+            raise InputError(
+                f"the datasets {keys[key]!r} and {name!r} would have one name in a run ({key!r}), "
+                "where '/' is written %2F: rename one of them"
+            )
+        keys[key] = name
 
 
 def _column(obs: pd.DataFrame, name: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -177,7 +209,8 @@ def resolve_small(datasets: Datasets, n_components: int, policy: str) -> Dataset
 def _merge(datasets: Datasets, small: NDArray[np.int64]) -> Datasets:
     codes = np.where(np.isin(datasets.codes, small), np.int32(len(datasets.names)), datasets.codes)
     measured = np.logical_and.reduce(datasets.measured[small], axis=0, keepdims=True)
-    return Datasets((*datasets.names, MERGED_NAME), codes, np.vstack([datasets.measured, measured]))
+    names = unique_names([*datasets.names, MERGED_NAME])
+    return Datasets(tuple(names), codes, np.vstack([datasets.measured, measured]))
 
 
 def _compact(datasets: Datasets) -> Datasets:

@@ -61,7 +61,7 @@ def select_genes(
     statistics, datasets
         From the first pass.
     n_genes
-        How many; None for every gene detected in a kept cell.
+        How many; None for every gene that a dataset measures and a kept cell has.
 
     Returns
     -------
@@ -75,11 +75,12 @@ def select_genes(
     InputError
         No gene is detected.
     """
-    detected = np.flatnonzero(statistics.n_nonzeros > 0)
+    usable = (statistics.n_cells_detected > 0) & datasets.measured.any(axis=0)
+    detected = np.flatnonzero(usable)
     if not len(detected):
         raise InputError(
-            f"no gene has a count in the {int(statistics.kept.sum())} kept cells: "
-            "at least one is needed; relax the cell filters"
+            f"no gene that a dataset measures has a count in the {int(statistics.kept.sum())} kept "
+            "cells: at least one is needed; relax the cell filters, or choose another batch key"
         )
     if n_genes is None or n_genes >= len(detected):
         return detected
@@ -91,7 +92,7 @@ def select_genes(
     best = rank.min(axis=0)
     known = np.isfinite(rank)
     mean = np.where(known, rank, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    chosen = np.lexsort((mean, best, statistics.n_nonzeros == 0))[:n_genes]
+    chosen = np.lexsort((mean, best, ~usable))[:n_genes]
     return np.sort(chosen)
 
 

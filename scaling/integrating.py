@@ -26,7 +26,6 @@ from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.factorising import Factorisation, factorise
-from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.journal import Journal
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, prepare
@@ -63,15 +62,7 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig) -> Plan:
             f"the label key {config.label_key!r} is not a column of obs: there are "
             f"{', '.join(map(str, atlas.obs.columns))}; choose one of these"
         )
-    return plan_run(
-        atlas,
-        len(datasets.names),
-        config.prepare.at_most_genes(atlas.n_genes),
-        config.inmf,
-        config.n_threads,
-        plan_schedule(config.inmf, atlas.n_cells).min_epochs + 1,
-        config.memory_limit_bytes,
-    )
+    return plan_run(atlas, len(datasets.names), config)
 
 
 def integrate_atlas(

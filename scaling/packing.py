@@ -68,7 +68,7 @@ def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
     """Bytes that the pack of the given genes takes on disk."""
     entry = sum(dtype.itemsize for dtype in pack_dtypes(statistics, len(genes)))
     n_cells = int(statistics.kept.sum())
-    return int(statistics.n_nonzeros[genes].sum()) * entry + n_cells * (CELL.itemsize + 8) + 8
+    return int(statistics.n_cells_detected[genes].sum()) * entry + n_cells * (CELL.itemsize + 8) + 8
 
 
 def build_pack(

@@ -101,11 +101,14 @@ class Prepared:
         Sums per cell and per gene.
     genes
         Atlas positions of the selected genes, ascending, int64, shape (m,).
+    merged
+        Name of the pooled dataset by the name of each small one that is in it.
     """
 
     datasets: Datasets
     statistics: Statistics
     genes: NDArray[np.int64]
+    merged: dict[str, str]
 
     @property
     def kept_codes(self) -> NDArray[np.int32]:
@@ -160,7 +163,8 @@ def prepare(
     statistics = statistics.merged(everyone, datasets)
     genes = wanted if wanted is not None else _ranked(statistics, datasets, config)
     _check_components(n_components, int(statistics.kept.sum()), len(genes))
-    return Prepared(datasets, statistics, genes)
+    _check_measured(atlas, datasets, genes)
+    return Prepared(datasets, statistics, genes, kept.now_in(datasets))
 
 
 def _listed(atlas: Atlas, config: PrepareConfig) -> NDArray[np.int64] | None:
@@ -173,6 +177,18 @@ def _ranked(statistics: Statistics, datasets: Datasets, config: PrepareConfig) -
     n_genes = None if config.n_genes == "all" else config.n_genes
     assert n_genes is None or isinstance(n_genes, int)
     return select_genes(statistics, datasets, n_genes)
+
+
+def _check_measured(atlas: Atlas, datasets: Datasets, genes: NDArray[np.int64]) -> None:
+    """Listed genes may be in the atlas and yet measured by no dataset as a whole."""
+    nowhere = genes[~datasets.measured[:, genes].any(axis=0)]
+    if len(nowhere):
+        names = ", ".join(map(str, atlas.var.index[nowhere[:5]]))
+        raise InputError(
+            f"{len(nowhere)} of {len(genes)} listed genes are measured by no dataset ({names}): a "
+            "dataset that pools several sources measures the genes that all of them have; leave "
+            "these genes out, or choose another batch key"
+        )
 
 
 def _check_components(n_components: int, n_cells: int, n_genes: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ _PACKAGES = (
 )
 
 UNASSIGNED = "unassigned"
+
+log = logging.getLogger("tigon")
 
 
 def versions() -> dict[str, str]:
@@ -70,15 +73,22 @@ def cell_table(
     kept = np.flatnonzero(prepared.statistics.kept)
     found = prepared.statistics
     obs = atlas.obs.iloc[kept].copy()
-    obs["total_counts"] = found.totals[kept]
-    obs["n_genes_by_counts"] = found.n_detected[kept]
-    if found.mitochondrial.any():
-        obs["pct_counts_mt"] = 100 * found.mitochondrial[kept]
     codes = prepared.datasets.codes[kept]
-    obs["tigon_dataset"] = pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names))
-    obs["tigon_cluster"] = _cluster_column(clusters)
+    new: dict[str, Any] = {
+        "total_counts": found.totals[kept],
+        "n_genes_by_counts": found.n_detected[kept],
+        "tigon_dataset": pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names)),
+        "tigon_cluster": _cluster_column(clusters),
+    }
+    if found.mitochondrial.any():
+        new["pct_counts_mt"] = 100 * found.mitochondrial[kept]
     if len(landmarks) < (clusters >= 0).sum():
-        obs["tigon_landmark"] = np.isin(np.arange(len(kept)), landmarks)
+        new["tigon_landmark"] = np.isin(np.arange(len(kept)), landmarks)
+    # Every atlas has a column tigon_dataset, of the sources.
+    replaced = sorted(set(new).intersection(obs.columns).difference(["tigon_dataset"]))
+    if replaced:
+        log.warning("columns of obs replaced by Tigon's own: %s", ", ".join(replaced))
+    obs = obs.assign(**new)
     return obs
 
 
@@ -95,5 +105,5 @@ def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:
 def gene_table(atlas: Atlas, prepared: Prepared) -> pd.DataFrame:
     """``var`` of a run: the atlas's columns of the selected genes, and cells detected in."""
     var = atlas.var.iloc[prepared.genes].copy()
-    var["n_cells_by_counts"] = prepared.statistics.n_nonzeros[prepared.genes]
+    var["n_cells_by_counts"] = prepared.statistics.n_cells_detected[prepared.genes]
     return var

@@ -47,7 +47,7 @@ class Statistics:
     first, second
         Sums of x and x^2 over kept cells, float64, shape (n_datasets, n_genes).
     n_nonzeros
-        Kept cells in which a gene is detected, int64, shape (n_genes,).
+        Kept cells in which a gene is detected, int32, shape (n_datasets, n_genes).
     largest
         Largest count.
     integer
@@ -61,25 +61,34 @@ class Statistics:
     inverse_totals: NDArray[np.float64]
     first: NDArray[np.float64]
     second: NDArray[np.float64]
-    n_nonzeros: NDArray[np.int64]
+    n_nonzeros: NDArray[np.int32]
     largest: float
     integer: bool
+
+    @property
+    def n_cells_detected(self) -> NDArray[np.int64]:
+        """Kept cells in which a gene is detected, shape (n_genes,)."""
+        total: NDArray[np.int64] = self.n_nonzeros.sum(axis=0, dtype=np.int64)
+        return total
 
     def merged(self, old: Datasets, new: Datasets) -> Statistics:
         """The same with datasets renumbered (and some pooled or dropped) as in ``new``."""
         first = np.zeros((len(new.names), self.first.shape[1]))
         second = np.zeros_like(first)
+        n_nonzeros = np.zeros(first.shape, np.int32)
         inverse = np.zeros(len(new.names))
         moved = (old.codes >= 0) & (new.codes >= 0)
         for was, now in np.unique(np.stack([old.codes, new.codes])[:, moved], axis=1).T:
             first[now] += self.first[was]
             second[now] += self.second[was]
+            n_nonzeros[now] += self.n_nonzeros[was]
             inverse[now] += self.inverse_totals[was]
         dropped = self.kept & (new.codes < 0)
         values = {name: getattr(self, name) for name in self.__slots__}
         values |= {
             "first": first,
             "second": second,
+            "n_nonzeros": n_nonzeros,
             "inverse_totals": inverse,
             "kept": self.kept & ~dropped,
         }
@@ -129,7 +138,7 @@ def first_pass(
 
     Notes
     -----
-    One pass. Holds n_datasets * n_genes * 16 bytes, 25 bytes a cell, and the
+    One pass. Holds n_datasets * n_genes * 20 bytes, 25 bytes a cell, and the
     blocks in flight.
     """
     marked = mitochondrial_genes(atlas.var.index)
@@ -178,7 +187,7 @@ def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any
         "inverse_totals": np.zeros(n_datasets),
         "first": np.zeros((n_datasets, n_genes)),
         "second": np.zeros((n_datasets, n_genes)),
-        "n_nonzeros": np.zeros(n_genes, np.int64),
+        "n_nonzeros": np.zeros((n_datasets, n_genes), np.int32),
     }
 
 
@@ -191,4 +200,4 @@ def _fold(total: dict[str, NDArray[Any]], sums: _BlockSums) -> None:
     total["inverse_totals"][sums.touched] += sums.inverse_totals
     total["first"][sums.touched] += sums.genes.first
     total["second"][sums.touched] += sums.genes.second
-    total["n_nonzeros"] += sums.genes.n_nonzeros
+    total["n_nonzeros"][sums.touched] += sums.genes.n_nonzeros

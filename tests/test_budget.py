@@ -12,7 +12,8 @@ import pytest
 from atlases import planted
 
 import tigon
-from tigon.scaling.budget import format_bytes, parse_bytes, plan_run
+from tigon.scaling.budget import Plan, format_bytes, parse_bytes, plan_run
+from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.memory import MemoryWatch, tree_bytes
 from tigon.storage.errors import InputError, MemoryLimitError
@@ -40,10 +41,11 @@ def test_sizes_are_written() -> None:
 
 def test_the_window_shrinks_to_the_limit_and_then_the_run_is_refused() -> None:
     atlas = tigon.open(planted(n=4000, m=100).adata)
-    config = INMFConfig(n_components=5)
 
-    def plan(limit: int | None) -> tigon.scaling.budget.Plan:  # type: ignore[name-defined]
-        return plan_run(atlas, 2, 100, config, 8, 6, limit)
+    def plan(limit: int | None) -> Plan:
+        inmf = INMFConfig(n_components=5)
+        config = IntegrateConfig(inmf=inmf, n_threads=8, memory_limit_bytes=limit)
+        return plan_run(atlas, 2, config)
 
     free = plan(None)
     assert free.window == 16

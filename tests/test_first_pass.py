@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from atlases import planted
+from scipy import sparse
 
 import tigon
 from tigon.scaling.cells import CellFilter, select_cells
 from tigon.scaling.datasets import MERGED_NAME, datasets_of, resolve_small
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.genes import excess_variance, inverse_rms, listed_genes, select_genes
+from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.statistics import Statistics, first_pass
 from tigon.storage.errors import InputError
 
@@ -44,7 +46,7 @@ def test_sums_agree_with_numpy(adata, atlas: tigon.Atlas) -> None:  # type: igno
         np.testing.assert_allclose(found.first[d], x[mine].sum(axis=0), rtol=1e-12)
         np.testing.assert_allclose(found.second[d], (x[mine] ** 2).sum(axis=0), rtol=1e-12)
         np.testing.assert_allclose(found.inverse_totals[d], (1 / totals[mine]).sum(), rtol=1e-12)
-    np.testing.assert_array_equal(found.n_nonzeros, (X > 0).sum(axis=0))
+    np.testing.assert_array_equal(found.n_cells_detected, (X > 0).sum(axis=0))
     assert found.largest == X.max()
     assert found.integer
 
@@ -64,7 +66,7 @@ def test_filtered_cells_count_in_nothing(adata, atlas: tigon.Atlas) -> None:  # 
     expected = (totals >= 1500) & (detected >= 40) & (mito <= 0.02)
     assert 0 < expected.sum() < len(expected)
     np.testing.assert_array_equal(found.kept, expected)
-    np.testing.assert_array_equal(found.n_nonzeros, (X[expected] > 0).sum(axis=0))
+    np.testing.assert_array_equal(found.n_cells_detected, (X[expected] > 0).sum(axis=0))
     x = (X / totals[:, None])[expected]
     np.testing.assert_allclose(found.first.sum(axis=0), x.sum(axis=0), rtol=1e-12)
 
@@ -166,3 +168,44 @@ def test_small_datasets_are_named_merged_or_dropped(adata) -> None:  # type: ign
         resolve_small(datasets, 11, "merge")
     with pytest.raises(InputError, match="no dataset has as many cells"):
         resolve_small(datasets, 301, "drop")
+
+
+def test_dropped_cells_count_for_no_gene(adata) -> None:  # type: ignore[no-untyped-def]
+    adata = adata[:300].copy()
+    adata.obs["batch"] = ["big"] * 297 + ["small"] * 3
+    X = adata.X.toarray()
+    X[:297, 0] = 0
+    X[297:, 0] = 5
+    adata.X = sparse.csr_matrix(X)
+    options = PrepareConfig(batch_key="batch", n_genes="all", small_datasets="drop")
+    with ThreadEngine(2) as engine:
+        found = prepare(tigon.open(adata), options, 10, engine)
+    assert 0 not in found.genes
+    np.testing.assert_array_equal(
+        found.statistics.n_cells_detected[found.genes], (X[:297, found.genes] > 0).sum(axis=0)
+    )
+
+
+def test_genes_that_no_dataset_measures_are_left_out(adata) -> None:  # type: ignore[no-untyped-def]
+    parts = [adata[:2000, :50].copy(), adata[2000:, 10:].copy()]
+    atlas = tigon.open(parts, join="outer")
+    options = PrepareConfig(batch_key="batch", n_genes="all")
+    with ThreadEngine(2) as engine:
+        found = prepare(atlas, options, 5, engine)
+        assert set(atlas.var.index[found.genes]) == set(adata.var_names[10:50])
+        listed = PrepareConfig(batch_key="batch", n_genes=[str(adata.var_names[3])])
+        with pytest.raises(InputError, match="1 of 1 listed genes are measured by no dataset"):
+            prepare(atlas, listed, 1, engine)
+
+
+def test_names_that_a_run_cannot_store_are_refused_before_reading(adata) -> None:  # type: ignore[no-untyped-def]
+    adata = adata[:40].copy()
+    for names, said in (
+        (["a/b", "a%2Fb"], "would have one name in a run"),
+        (["x" * 300, "y"], "has 300 bytes"),
+    ):
+        adata.obs["batch"] = names * 20
+        with pytest.raises(InputError, match=said):
+            datasets_of(tigon.open(adata), "batch")
+    adata.obs["u"], adata.obs["v"] = ["x|y", "x"] * 20, ["z", "y|z"] * 20
+    assert len(set(datasets_of(tigon.open(adata), "u,v").names)) == 2

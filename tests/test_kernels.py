@@ -168,7 +168,7 @@ def test_moments_agree_with_numpy(dtype: type) -> None:
     for d in range(3):
         np.testing.assert_allclose(genes.first[d], x[codes == d].sum(axis=0), rtol=1e-12)
         np.testing.assert_allclose(genes.second[d], (x[codes == d] ** 2).sum(axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(genes.n_nonzeros, (dense[codes >= 0] > 0).sum(axis=0))
+        np.testing.assert_array_equal(genes.n_nonzeros[d], (dense[codes == d] > 0).sum(axis=0))
 
 
 def test_large_counts_do_not_overflow() -> None:

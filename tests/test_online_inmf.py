@@ -263,3 +263,24 @@ def test_estimator_follows_scikit_learn() -> None:
     assert "lam=2.0" in repr(model)
     with pytest.raises(Exception, match="not fitted"):
         model.transform(planted(n=100).adata)
+
+
+def test_merged_datasets_are_solved_as_they_were_fitted() -> None:
+    adata = planted(n=900, m=80, k=4, d=1).adata
+    adata.obs["batch"] = ["big"] * 890 + ["s1"] * 3 + ["s2"] * 7
+    model = tigon.OnlineINMF(8, n_genes="all", n_epochs=3, small_datasets="merge", n_threads=2)
+    H = model.fit(adata, batch_key="batch").transform(adata)
+    (merged,) = set(model.merged_.values())
+    assert set(model.merged_) == {"s1", "s2"}
+    np.testing.assert_allclose(H[890:].T.astype(float) @ H[890:], model.A_[merged], rtol=1e-6)
+
+
+def test_objective_of_a_nearly_exact_fit_is_still_right() -> None:
+    counts = np.outer(np.arange(1, 201), np.arange(1, 9)).astype(np.float32)
+    adata = anndata.AnnData(sparse.csr_matrix(counts))
+    adata.obs["batch"] = "one"
+    model = tigon.OnlineINMF(1, lam=0.0, n_genes="all", n_epochs=40, n_threads=2)
+    H = model.fit_transform(adata, batch_key="batch")
+    size = sum((x**2).sum() for x in scaled(adata, model, "batch").values())
+    # What is left is rounding of float32 W, V and H, in F as in its definition.
+    assert abs(model.objective_ - objective(adata, model, H, "batch", 0.0)) <= 1e-12 * size

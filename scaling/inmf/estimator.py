@@ -172,6 +172,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.V_ = dict(zip(names, found.V, strict=True))
         self.A_ = dict(zip(names, found.solution.A, strict=True))
         self.B_ = dict(zip(names, found.solution.B, strict=True))
+        self.merged_ = prepared.merged
         self.measured_ = dict(zip(names, found.problem.measured, strict=True))
         self.scale_ = dict(zip(names, found.problem.scale, strict=True))
         self.n_cells_ = dict(zip(names, found.problem.n_cells.tolist(), strict=True))
@@ -205,7 +206,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "W_")
         fitted = FittedMetagenes(
-            list(self.genes_), self.W_, self.V_, self.measured_, self.scale_, self.lam
+            list(self.genes_), self.W_, self.V_, self.measured_, self.scale_, self.lam, self.merged_
         )
         with borrowed_atlas(X) as atlas, self._engine() as engine:
             datasets = datasets_of(atlas, batch_key or self.batch_key_)

@@ -49,6 +49,8 @@ class FittedMetagenes:
         One over the root mean square of each gene, float64, shape (m,) each.
     lam
         lambda.
+    merged
+        Name of the pooled dataset that a small one was fitted in.
     """
 
     genes: Sequence[str]
@@ -57,6 +59,11 @@ class FittedMetagenes:
     measured: Mapping[str, NDArray[np.bool_]]
     scale: Mapping[str, NDArray[np.float64]]
     lam: float
+    merged: Mapping[str, str]
+
+    def fitted_as(self, name: str) -> str:
+        """Name under which the cells of a dataset were fitted."""
+        return self.merged.get(name, name)
 
 
 def project(
@@ -125,11 +132,12 @@ def _query(
 ) -> tuple[Problem, NDArray[np.float32]]:
     """Masks, scales and V of the datasets to be solved."""
     present = datasets.measured[:, np.maximum(genes, 0)] & (genes >= 0)
-    known = [name in fitted.V for name in datasets.names]
+    names = [fitted.fitted_as(name) for name in datasets.names]
+    known = [name in fitted.V for name in names]
     own = _own_scale(atlas, datasets, genes, engine, progress) if not all(known) else None
     V = np.zeros((len(known), *fitted.W.shape), np.float32)
     scale = np.zeros(present.shape)
-    for d, name in enumerate(datasets.names):
+    for d, name in enumerate(names):
         if known[d]:
             present[d] &= fitted.measured[name]
             scale[d] = fitted.scale[name] * present[d]

@@ -123,8 +123,10 @@ def _learn(
     )
     metagenes = dict(zip(touched, solved_against, strict=True))
     deltas = sum_tiles(cut_tiles(block), metagenes, config.tol, engine)
+    del metagenes
+    loss = sum(delta.loss for delta in deltas.values())
     apply_step(state, problem, deltas, config.n_sweeps)
-    return sum(delta.loss for delta in deltas.values())
+    return loss
 
 
 def sum_tiles(
