@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
 _STORE_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _being_written: set[Path] = set()
+_lock = threading.RLock()
+"""Held while names are reserved or change, so that threads find none of them in between."""
 
 
 @contextmanager
@@ -52,23 +55,24 @@ def published(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     >>> with published("report.html", overwrite=True) as aside:  # doctest: +SKIP
     ...     aside.write_text("<html>...")
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100 (resolve would follow a link named as output)
-    check_output(out, overwrite=overwrite)
-    partial = _aside(out, "partial")
-    if partial in _being_written:
-        raise OutputExistsError(
-            f"{out} is being written already: one writer at a time; wait for it"
-        )
-    _clear_leftovers(out)
-    _being_written.add(partial)
+    out, partial = _absolute(out), place_aside(out)
+    with _lock:
+        check_output(out, overwrite=overwrite)
+        _reserve(out, partial)
     try:
         yield partial
-        _replace(partial, out)
+        with _lock:
+            _replace(partial, out)
     except OSError as error:
         raise _no_space(error, out, partial) or error from error
     finally:
         remove(partial)
         _being_written.discard(partial)
+
+
+def place_aside(out: str | Path) -> Path:
+    """Where this process writes ``out`` before it is published."""
+    return _aside(_absolute(out), "partial")
 
 
 def process_is_alive(pid: int) -> bool:
@@ -90,6 +94,19 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _absolute(out: str | Path) -> Path:
+    return Path(os.path.abspath(out))  # noqa: PTH100 (resolve would follow a link named as output)
+
+
+def _reserve(out: Path, partial: Path) -> None:
+    if partial in _being_written:
+        raise OutputExistsError(
+            f"{out} is being written already: one writer at a time; wait for it"
+        )
+    _clear_leftovers(out)
+    _being_written.add(partial)
+
+
 def _aside(out: Path, role: str) -> Path:
     return out.with_name(f".{out.name}.tigon-{role}-{os.getpid()}")
 
@@ -104,7 +121,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist: make it first")
-    _restore_interrupted(out)
+    with _lock:
+        _restore_interrupted(out)
     if not os.path.lexists(out):
         return
     if not overwrite:

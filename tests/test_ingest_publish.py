@@ -4,10 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tigon.storage import publish
 from tigon.storage.errors import InputError, OutputExistsError, TigonError
 from tigon.storage.publish import published
 
@@ -126,6 +130,29 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         ):
             pytest.fail("the block must not run")
     assert (tmp_path / "a.zarr" / "zarr.json").read_text() == "first"
+
+
+def test_one_writer_at_a_time_among_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_writers = 4
+    all_there = threading.Barrier(n_writers)
+    # Time for the others to come between the look and the reservation.
+    monkeypatch.setattr(publish, "_clear_leftovers", lambda out: time.sleep(0.05))
+
+    def write(_: int) -> bool:
+        try:
+            with published(tmp_path / "a.zarr") as aside:
+                all_there.wait()
+                write_store(aside, "first")
+        except OutputExistsError:
+            all_there.wait()
+            return False
+        return True
+
+    with ThreadPoolExecutor(n_writers) as pool:
+        assert sum(pool.map(write, range(n_writers))) == 1
+    assert names(tmp_path) == ["a.zarr"]
 
 
 @pytest.mark.parametrize(

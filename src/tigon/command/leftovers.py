@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +35,10 @@ def nothing_left(out: str) -> Iterator[None]:
     To be entered before Zarr is imported: handlers run in reverse order, and
     Zarr's own, which ends its thread, must come first.
     """
-    place = Path(os.path.abspath(out))  # noqa: PTH100 (as published() names what it writes aside)
-    aside = place.with_name(f".{place.name}.tigon-partial-{os.getpid()}")
-    sweep = partial(_sweep, aside)
+    from tigon.storage.publish import place_aside, remove
+
+    place = Path(out)
+    sweep = partial(remove, place_aside(out))
     atexit.register(sweep)
     before = _identity(place)
     try:
@@ -64,9 +64,3 @@ def _hush() -> None:
     """Keep the writes that are cut off from complaining after the last word was said."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
-
-
-def _sweep(aside: Path) -> None:
-    from tigon.storage.publish import remove
-
-    remove(aside)
