@@ -41,11 +41,6 @@ class Block:
         """Number of cells in the block."""
         return len(self.indptr) - 1
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held by the three arrays."""
-        return self.indptr.nbytes + self.indices.nbytes + self.values.nbytes
-
     def to_scipy(self) -> sparse.csr_array:
         """The block as a float32 SciPy CSR array (cells x genes); copies."""
         indices = self.indices.astype(np.int32)

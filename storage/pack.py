@@ -78,15 +78,8 @@ class Pack:
         self.folder = folder
         self.n_cells = int(described["n_cells"])
         self.n_genes = int(described["n_genes"])
-        self.n_nonzeros = int(described["n_nonzeros"])
         self._genes = np.dtype(described["genes"])
         self._counts = np.dtype(described["counts"])
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes on disk."""
-        entry = self._genes.itemsize + self._counts.itemsize
-        return int(self.n_nonzeros * entry + self.n_cells * (CELL.itemsize + 8) + 8)
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the pack, in four reads."""

@@ -39,10 +39,10 @@ class PackWriter:
     ----------
     folder
         Created; must not exist.
-    n_cells, n_genes
-        Shape of the pack; ``places`` must fill 0 to n_cells exactly once.
-    genes, counts
-        dtypes of the two entry files.
+    shape
+        Cells and genes of the pack; ``places`` must fill 0 to n_cells exactly once.
+    dtypes
+        Types of the gene positions and of the counts.
     n_buckets
         Files scattered to; one bucket must fit in memory about three times.
     """
