@@ -34,9 +34,9 @@ from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
-from tigon.storage.run import Run
-from tigon.storage.run_contents import RunContents
-from tigon.storage.run_write import write_run
+from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.run import Run
+from tigon.storage.runs.write import write_run
 from tigon.storage.scratch import Scratch, writing_scratch
 
 if TYPE_CHECKING:

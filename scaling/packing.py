@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.selecting import GeneSelection, gene_dtype, select
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
-from tigon.storage.pack import CELL, Pack, PackBlock
-from tigon.storage.pack_writer import PackWriter
+from tigon.storage.packs.pack import CELL, Pack, PackBlock
+from tigon.storage.packs.writer import PackWriter
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.pack import PackBlock
-from tigon.storage.pack_writer import take_rows
+from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.writer import take_rows
 
 if TYPE_CHECKING:
     from tigon.storage.block import Block

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
 from tigon.storage.part import Part
-from tigon.storage.sources.matrix import SparseRows
+from tigon.storage.sources.matrices.matrix import SparseRows
 from tigon.storage.sources.source import Labels
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from tigon.storage.sources.matrix import SparseRows
+from tigon.storage.sources.matrices.matrix import SparseRows
 
 
 class BadEntry(Exception):

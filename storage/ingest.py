@@ -18,13 +18,13 @@ from tigon.storage import layout
 from tigon.storage.atlas import Atlas
 from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
+from tigon.storage.encoding import ANNDATA, CSR, DICT, key, quiet_writers
 from tigon.storage.errors import InputError
 from tigon.storage.opening import open_atlas
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import published
-from tigon.storage.run_encoding import ANNDATA, CSR, DICT, key, quiet_writers
 from tigon.storage.sharded import ShardedArray
-from tigon.storage.sources.offsets import OffsetsBuilder
+from tigon.storage.sources.matrices.offsets import OffsetsBuilder
 from tigon.storage.tables import storable
 
 if TYPE_CHECKING:

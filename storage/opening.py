@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,12 @@ from tigon.storage.join import Join, join_genes, join_labels, join_obs
 from tigon.storage.part import Part
 from tigon.storage.sources.detect import is_anndata, open_source, source_name
 from tigon.storage.sources.source import Choice, Source
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Counts: TypeAlias = "Atlas | AnnData | str | os.PathLike[str] | Sequence[Any]"
+"""What may be opened: an atlas, an AnnData, a path, a URL, or a list of these."""
 
 
 def open_atlas(

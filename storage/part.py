@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tigon.storage import counts
 from tigon.storage.counts import BadEntry, CountType, clean_rows
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrix import SparseRows
+from tigon.storage.sources.matrices.matrix import SparseRows
 from tigon.storage.sources.source import Source
 
 _MASK_BYTES = 6  # of the gene maps and masks that cleaning an entry takes

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tigon.scaling.embedding.space import to_space
-from tigon.storage.run_contents import RunContents
+from tigon.storage.runs.contents import RunContents
 
 TIMINGS_S = {"statistics": 2.1, "pack": 3.4, "factorise": 21.9, "align": 2.2, "umap": 9.0}
 SCORES = {"ari": 0.853, "nmi": 0.811, "knn_accuracy": 0.921, "mixing": 0.934}

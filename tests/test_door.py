@@ -26,7 +26,7 @@ from typer import Exit
 from tigon.command.showing.failing import explained
 from tigon.command.showing.session import session
 from tigon.storage.errors import InputError
-from tigon.storage.run_write import write_run
+from tigon.storage.runs.write import write_run
 
 COMMANDS = ["ingest", "info", "integrate", "export", "report"]
 

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from tigon.scaling.packing import pack_order
 from tigon.storage.errors import InputError
-from tigon.storage.pack import Pack, PackBlock
-from tigon.storage.pack_writer import PackWriter, take_rows
+from tigon.storage.packs.pack import Pack, PackBlock
+from tigon.storage.packs.writer import PackWriter, take_rows
 from tigon.storage.rows import RowFile
 
 
@@ -115,8 +115,8 @@ with writing_scratch(scratch, "for the rows"):
 def test_a_full_disk_is_told(tmp_path: Path, code: str, told: str, purpose: str) -> None:
     start = (
         "import resource\nfrom pathlib import Path\nimport numpy as np\n"
-        "from tigon.storage.pack import PackBlock\n"
-        "from tigon.storage.pack_writer import PackWriter\n"
+        "from tigon.storage.packs.pack import PackBlock\n"
+        "from tigon.storage.packs.writer import PackWriter\n"
         "from tigon.storage.rows import RowFile\n"
         "from tigon.storage.scratch import Scratch, writing_scratch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))\n"

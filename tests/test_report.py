@@ -15,9 +15,9 @@ from tigon.report import factors, scatter, write_report
 from tigon.report.grouping import group_cells
 from tigon.scaling.embedding.rows import TILE_CELLS
 from tigon.storage.errors import InputError, OutputExistsError
-from tigon.storage.run import Run
-from tigon.storage.run_contents import RunContents
-from tigon.storage.run_write import write_run
+from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.run import Run
+from tigon.storage.runs.write import write_run
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=1>', "a/b & $x_1$", "x\0\x1b[31m"]
 

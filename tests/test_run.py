@@ -14,9 +14,9 @@ import zarr
 from run_builder import build_contents
 
 from tigon.storage.errors import InputError, OutputExistsError, TigonError
-from tigon.storage.run import Run
-from tigon.storage.run_contents import RunContents
-from tigon.storage.run_write import write_run
+from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.run import Run
+from tigon.storage.runs.write import write_run
 
 AWKWARD = ['a/b <i>"&', "..", "$x$", "é 东"]
 

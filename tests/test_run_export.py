@@ -13,9 +13,9 @@ from scipy import sparse
 
 from tigon.storage.block import Block
 from tigon.storage.errors import InputError, OutputExistsError
-from tigon.storage.run import Run
-from tigon.storage.run_export import export_h5ad
-from tigon.storage.run_write import write_run
+from tigon.storage.runs.export import export_h5ad
+from tigon.storage.runs.run import Run
+from tigon.storage.runs.write import write_run
 
 N_CELLS, N_GENES, N_ATLAS_GENES = 20_000, 60, 100
 

@@ -29,7 +29,7 @@ from scipy import sparse
 
 from tigon.storage import Atlas, open_atlas
 from tigon.storage.block import Block
-from tigon.storage.sources import transpose
+from tigon.storage.sources.matrices import transpose
 
 
 def as_csc(adata: anndata.AnnData) -> anndata.AnnData:
@@ -223,7 +223,7 @@ def test_conversion_in_many_buckets_and_pieces(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transpose, "_BUCKET_ENTRIES", 37)
-    for module in ("transpose", "csc", "tenx_mtx"):
+    for module in ("matrices.transpose", "matrices.csc", "tenx_mtx"):
         monkeypatch.setattr(f"tigon.storage.sources.{module}.PIECE_ENTRIES", 23)
     scratch = tmp_path / "scratch"
     with open_atlas(FORMATS[name](make_adata(), tmp_path), scratch=scratch) as atlas:

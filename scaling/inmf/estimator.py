@@ -22,7 +22,7 @@ from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from tigon.storage.anything import Counts
+    from tigon.storage.opening import Counts
 
 
 class OnlineINMF(BaseEstimator):  # type: ignore[misc]

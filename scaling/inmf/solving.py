@@ -17,7 +17,7 @@ from tigon.kernels.factors import gram
 from tigon.kernels.minibatch import TileStatistics, minibatch_step
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
-from tigon.storage.pack import Pack
+from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tigon.kernels.factors import gram
 from tigon.kernels.minibatch import CellTile, Metagenes
 from tigon.scaling.inmf.state import Problem
-from tigon.storage.pack import PackBlock
+from tigon.storage.packs.pack import PackBlock
 
 TILE_CELLS = 1024
 

@@ -15,7 +15,7 @@ from tigon.scaling.inmf.schedule import Schedule
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
-from tigon.storage.pack import Pack, PackBlock
+from tigon.storage.packs.pack import Pack, PackBlock
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:

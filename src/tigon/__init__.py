@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from tigon.report import write_report
     from tigon.scaling.inmf.estimator import OnlineINMF
     from tigon.storage.atlas import Atlas
-    from tigon.storage.errors import InputError, MemoryLimitError, OutputExistsError, TigonError
+    from tigon.storage.errors import (
+        InputError,
+        MemoryLimitError,
+        NoSpaceError,
+        OutputExistsError,
+        TigonError,
+    )
     from tigon.storage.ingest import write_atlas
     from tigon.storage.opening import open_atlas as open
-    from tigon.storage.run import Run
-    from tigon.storage.run_export import export_h5ad
+    from tigon.storage.runs.export import export_h5ad
+    from tigon.storage.runs.run import Run
 
 __version__ = "0.1.0"
 
@@ -29,11 +35,12 @@ _HOMES = {
     "Atlas": "tigon.storage.atlas",
     "InputError": "tigon.storage.errors",
     "MemoryLimitError": "tigon.storage.errors",
+    "NoSpaceError": "tigon.storage.errors",
     "OnlineINMF": "tigon.scaling.inmf.estimator",
     "OutputExistsError": "tigon.storage.errors",
-    "Run": "tigon.storage.run",
+    "Run": "tigon.storage.runs.run",
     "TigonError": "tigon.storage.errors",
-    "export_h5ad": "tigon.storage.run_export",
+    "export_h5ad": "tigon.storage.runs.export",
     "integrate": "tigon.main_job",
     "open": "tigon.storage",
     "plan": "tigon.main_job",
@@ -46,6 +53,7 @@ __all__ = [
     "Atlas",
     "InputError",
     "MemoryLimitError",
+    "NoSpaceError",
     "OnlineINMF",
     "OutputExistsError",
     "Run",

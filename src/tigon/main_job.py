@@ -26,8 +26,8 @@ from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 
 if TYPE_CHECKING:
-    from tigon.storage.anything import Counts
-    from tigon.storage.run import Run
+    from tigon.storage.opening import Counts
+    from tigon.storage.runs.run import Run
 
 
 def _options_of(config: type, *, besides: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pandas as pd
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.csc import convert_csc
-from tigon.storage.sources.csr import open_csr
-from tigon.storage.sources.dense import DenseMatrix
-from tigon.storage.sources.matrix import Lock, Matrix, check_numeric, reading
+from tigon.storage.sources.matrices.csc import convert_csc
+from tigon.storage.sources.matrices.csr import open_csr
+from tigon.storage.sources.matrices.dense import DenseMatrix
+from tigon.storage.sources.matrices.matrix import Lock, Matrix, check_numeric, reading
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
 
 

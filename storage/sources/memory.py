@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import sparse
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.csr import open_csr
-from tigon.storage.sources.dense import DenseMatrix
-from tigon.storage.sources.matrix import Matrix, check_numeric
+from tigon.storage.sources.matrices.csr import open_csr
+from tigon.storage.sources.matrices.dense import DenseMatrix
+from tigon.storage.sources.matrices.matrix import Matrix, check_numeric
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrix import Matrix
+from tigon.storage.sources.matrices.matrix import Matrix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.csr import open_csr
 from tigon.storage.sources.features import choose_genes
 from tigon.storage.sources.hdf5 import open_hdf5
-from tigon.storage.sources.matrix import reading
+from tigon.storage.sources.matrices.csr import open_csr
+from tigon.storage.sources.matrices.matrix import reading
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
 
 _PARTS = ("barcodes", "data", "indices", "indptr", "shape")

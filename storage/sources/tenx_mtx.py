@@ -19,8 +19,8 @@ import pandas as pd
 from tigon.storage.errors import InputError
 from tigon.storage.scratch import Scratch
 from tigon.storage.sources.features import choose_genes
+from tigon.storage.sources.matrices.transpose import PIECE_ENTRIES, Entries, rows_from_entries
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
-from tigon.storage.sources.transpose import PIECE_ENTRIES, Entries, rows_from_entries
 
 
 def find_matrix(folder: Path) -> Path | None:

@@ -9,9 +9,9 @@ import numpy as np
 from tigon.storage import layout as names
 from tigon.storage.errors import InputError
 from tigon.storage.sources.anndata_layout import Layout, check_is_anndata, read_table
-from tigon.storage.sources.csr import CsrMatrix
-from tigon.storage.sources.matrix import reading
-from tigon.storage.sources.offsets import Offsets
+from tigon.storage.sources.matrices.csr import CsrMatrix
+from tigon.storage.sources.matrices.matrix import reading
+from tigon.storage.sources.matrices.offsets import Offsets
 from tigon.storage.sources.source import Labels, Source
 
 

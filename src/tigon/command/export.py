@@ -59,9 +59,9 @@ def export(
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, ExitStack() as opened:
         import tigon
         from tigon.command.showing.describe import size_on_disk, tell_export
-        from tigon.storage.run import Run
-        from tigon.storage.run_counts import RunCounts
-        from tigon.storage.run_export import export_h5ad
+        from tigon.storage.runs.counts import RunCounts
+        from tigon.storage.runs.export import export_h5ad
+        from tigon.storage.runs.run import Run
 
         result = Run.open(run)
         counts = None

@@ -31,7 +31,7 @@ def info(
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
         import tigon
         from tigon.command.showing import describe
-        from tigon.storage.run import Run
+        from tigon.storage.runs.run import Run
 
         if describe.is_run(path):
             facts = describe.describe_run(Run.open(path))

@@ -46,7 +46,7 @@ def report(
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown:
         from tigon.main_job import report_path
         from tigon.report import write_report
-        from tigon.storage.run import Run
+        from tigon.storage.runs.run import Run
 
         page = Path(out) if out is not None else report_path(Path(run))
         write_report(Run.open(run), page, label_key=label_key, overwrite=overwrite)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tigon.report.grouping import Grouping, printable
 from tigon.report.palette import OTHER
-from tigon.storage.run import Run
+from tigon.storage.runs.run import Run
 
 _READ_ROWS = 1 << 16
 N_SHARED = 10

@@ -11,7 +11,7 @@ import pandas as pd
 from tigon.report.figures import cross_table
 from tigon.report.grouping import Grouping, group_cells
 from tigon.storage.errors import InputError
-from tigon.storage.run import Run
+from tigon.storage.runs.run import Run
 from tigon.wording import known_scores
 
 # A dataset that holds this share of a cluster, from less than half of all cells, is named.

@@ -18,7 +18,7 @@ from tigon.report.figures import draw_composition, draw_heatmap, draw_history
 from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
 from tigon.storage.publish import published
-from tigon.storage.run import Run
+from tigon.storage.runs.run import Run
 from tigon.wording import HEADLINE, tell_bytes, tell_seconds, tell_settings
 
 

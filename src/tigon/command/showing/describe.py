@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tigon.storage.atlas import Atlas
-    from tigon.storage.run import Run
+    from tigon.storage.runs.run import Run
 
 Facts = dict[str, Any]
 

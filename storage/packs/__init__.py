@@ -1,0 +1,1 @@
+"""Packs: the training matrix, written once and streamed every epoch."""

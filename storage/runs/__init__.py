@@ -1,0 +1,1 @@
+"""Runs: what they hold, how they are written, read and exported."""

@@ -1,0 +1,163 @@
+"""Write a run: an AnnData-encoded Zarr v3 store, written aside and published whole.
+
+The marks that let a reader open the store (AnnData's encoding of the root, the
+consolidated metadata) are written last, and the store takes its name after them,
+so a half-written run never opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tigon.storage.encoding import ANNDATA, ARRAY, DICT, key, quiet_writers
+from tigon.storage.errors import InputError
+from tigon.storage.publish import published
+from tigon.storage.rows import ArrayRows, RowReader
+from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.statistics import write_statistics
+from tigon.storage.tables import storable
+
+if TYPE_CHECKING:
+    import zarr
+
+FORMAT_VERSION = 1
+CHUNK_ROWS = 16384
+_SHARD_BYTES = 16 << 20
+
+
+def write_run(path: str | Path, contents: RunContents, *, overwrite: bool = False) -> Path:
+    """Write a run and publish it under ``path`` at the end.
+
+    Parameters
+    ----------
+    path
+        Folder of the run, usually named ``*.zarr``.
+    contents
+        What to write; ``obsm`` readers are streamed.
+    overwrite
+        Replace a run that is already there, once the new one is complete.
+
+    Returns
+    -------
+    Path
+        Where the run is.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+
+    Notes
+    -----
+    One pass over every ``obsm`` reader, holding one Zarr shard (about 16 MiB)
+    of it at a time.
+    """
+    import zarr
+
+    with published(path, overwrite=overwrite) as aside, quiet_writers():
+        root = zarr.create_group(store=str(aside), zarr_format=3)
+        _write_tables(root, contents)
+        _write_metagenes(root, contents)
+        _write_obsm(root, contents.obsm)
+        _write_uns(root, contents)
+        write_statistics(root, contents)
+        root.attrs.update(ANNDATA)
+        zarr.consolidate_metadata(str(aside))
+    return Path(path)
+
+
+def _write_tables(root: zarr.Group, contents: RunContents) -> None:
+    from anndata.io import write_elem
+
+    write_elem(root, "obs", _keyed(contents.obs))
+    write_elem(root, "var", _keyed(contents.var))
+
+
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with column names fit for keys and columns that AnnData stores."""
+    if "_index" in table.columns:
+        raise InputError('a column is named "_index": AnnData keeps that name; rename the column')
+    return storable(table).rename(columns=key)
+
+
+def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
+    varm = root.create_group("varm", attributes=DICT)
+    matrices = {"W": contents.W}
+    matrices.update({f"V_{key(name)}": V for name, V in contents.V.items()})
+    for name, matrix in matrices.items():
+        transposed = np.ascontiguousarray(matrix.T, dtype=np.float32)  # (m, k)
+        array = varm.create_array(
+            name,
+            shape=transposed.shape,
+            dtype=transposed.dtype,
+            chunks=transposed.shape,
+            attributes=ARRAY,
+        )
+        array[...] = transposed
+
+
+def _write_obsm(root: zarr.Group, obsm: Mapping[str, Any]) -> None:
+    group = root.create_group("obsm", attributes=DICT)
+    for name, source in obsm.items():
+        rows = ArrayRows(source) if isinstance(source, np.ndarray) else source
+        _stream_rows(group, key(name), rows)
+
+
+def _stream_rows(group: zarr.Group, name: str, rows: RowReader) -> None:
+    n, width = rows.shape[0], rows.shape[1:]
+    chunk_rows = min(CHUNK_ROWS, n)
+    chunk_bytes = chunk_rows * int(np.prod(width)) * rows.dtype.itemsize
+    chunks_per_shard = max(1, min(_SHARD_BYTES // chunk_bytes, -(-n // chunk_rows)))
+    shard_rows = chunk_rows * chunks_per_shard
+    array = group.create_array(
+        name,
+        shape=rows.shape,
+        dtype=rows.dtype,
+        chunks=(chunk_rows, *width),
+        shards=(shard_rows, *width),
+        attributes=ARRAY,
+    )
+    for start in range(0, n, shard_rows):
+        stop = min(start + shard_rows, n)
+        array[start:stop] = rows.read(start, stop)
+
+
+def _write_uns(root: zarr.Group, contents: RunContents) -> None:
+    from anndata.io import write_elem
+
+    uns = root.create_group("uns", attributes=DICT)
+    tigon: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "objective": float(contents.objective),
+        "config": contents.config,
+        "versions": contents.versions,
+        "history": {name: np.asarray(column) for name, column in contents.history.items()},
+        "timings_s": {name: float(seconds) for name, seconds in contents.timings_s.items()},
+        "scores": {name: float(score) for name, score in contents.scores.items()},
+        "peak_memory_bytes": int(contents.peak_memory_bytes),
+        "notices": contents.notices,
+        "command": contents.command,
+    }
+    if contents.memory_limit_bytes is not None:
+        tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
+    write_elem(uns, "tigon", _storable(tigon))
+
+
+def _storable(value: Any) -> Any:
+    """``value`` in the types that AnnData stores: dicts, arrays, strings, numbers, None."""
+    if isinstance(value, Mapping):
+        return {key(str(name)): _storable(item) for name, item in value.items()}
+    if isinstance(value, str | bool | int | float | np.ndarray | np.generic | None):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return np.array(value, dtype=object)
+    if isinstance(value, Sequence) and all(isinstance(item, int | float) for item in value):
+        return np.array(value)
+    raise TypeError(f"a run cannot store {value!r} of type {type(value).__name__}")

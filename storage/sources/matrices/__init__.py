@@ -1,0 +1,1 @@
+"""Matrices of sources: runs of rows, however they are stored."""
