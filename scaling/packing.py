@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
-from tigon.scaling.selecting import GeneSelection, gene_dtype, select
+from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
+from tigon.storage.counts import index_dtype
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.progress import Progress, silent
@@ -58,7 +59,7 @@ def pack_dtypes(
     statistics: Statistics, n_genes: int
 ) -> tuple[np.dtype[np.unsignedinteger], np.dtype[Any]]:
     """Narrowest dtypes that hold the gene positions and the counts exactly."""
-    genes = gene_dtype(n_genes)
+    genes = index_dtype(n_genes)
     if not statistics.integer:
         return genes, np.dtype("<f4")
     return genes, np.dtype("<u2" if statistics.largest < 2**16 else "<u4")

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.counts import index_dtype
 from tigon.storage.packs.pack import PackBlock
 from tigon.storage.packs.writer import take_rows
 
 if TYPE_CHECKING:
     from tigon.storage.block import Block
-
-
-def gene_dtype(n_genes: int) -> np.dtype[np.unsignedinteger]:
-    """Narrowest dtype for positions among ``n_genes`` genes."""
-    return np.dtype("<u2" if n_genes <= 2**16 else "<u4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +78,6 @@ def select(
         datasets=datasets[kept],
         weights=weights.astype(np.float32),
         indptr=before[indptr],
-        genes=genes[selected].astype(gene_dtype(selection.n_selected)),
+        genes=genes[selected].astype(index_dtype(selection.n_selected)),
         counts=block.values[entries[selected]],
     )

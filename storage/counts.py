@@ -71,7 +71,7 @@ class CountType:
         return index_dtype(self.n_genes)
 
 
-def index_dtype(n_genes: int) -> np.dtype[Any]:
+def index_dtype(n_genes: int) -> np.dtype[np.unsignedinteger]:
     """uint16 where the positions of ``n_genes`` fit, else uint32."""
     return np.dtype(np.uint16 if n_genes <= 1 << 16 else np.uint32)
 
