@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import align
 from tigon.scaling.budget import Plan, plan_run
-from tigon.scaling.cells import select_cells
 from tigon.scaling.config import IntegrateConfig
-from tigon.scaling.datasets import datasets_of
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
@@ -28,7 +26,7 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.journal import Journal
 from tigon.scaling.memory import MemoryWatch
-from tigon.scaling.preparing import Prepared, prepare
+from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
 from tigon.scaling.recording import cell_table, gene_table, versions
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent, whole_stage
@@ -51,12 +49,11 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig) -> Plan:
     Raises
     ------
     InputError
-        The batch key or the label key cannot be used.
+        The batch key, the label key or the number of components cannot be used.
     MemoryLimitError
         The memory limit is too small.
     """
-    chosen = select_cells(atlas.obs, config.prepare.cells)
-    datasets = datasets_of(atlas, config.prepare.batch_key, chosen)
+    datasets = chosen_datasets(atlas, config.prepare, config.inmf.n_components)
     if config.label_key is not None and config.label_key not in atlas.obs.columns:
         raise InputError(
             f"the label key {config.label_key!r} is not a column of obs: there are "

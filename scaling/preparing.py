@@ -149,8 +149,7 @@ def prepare(
         Before reading, if the choices do not fit the atlas; after, if too
         little is left.
     """
-    _check_components(n_components, atlas.n_cells, atlas.n_genes)
-    everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
+    everyone = chosen_datasets(atlas, config, n_components)
     wanted = _listed(atlas, config)
     statistics = first_pass(atlas, everyone, config.cell_filter, engine, progress)
     if not statistics.kept.any():
@@ -165,6 +164,22 @@ def prepare(
     _check_components(n_components, int(statistics.kept.sum()), len(genes))
     _check_measured(atlas, datasets, genes)
     return Prepared(datasets, statistics, genes, kept.now_in(datasets))
+
+
+def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> Datasets:
+    """Datasets of the cells that may take part, refused before any count is read.
+
+    Raises
+    ------
+    InputError
+        There are fewer cells or genes than components; or, before any limit on
+        counts, datasets are too small.
+    """
+    _check_components(n_components, atlas.n_cells, atlas.n_genes)
+    chosen = select_cells(atlas.obs, config.cells)
+    datasets = datasets_of(atlas, config.batch_key, chosen)
+    resolve_small(datasets, n_components, config.small_datasets)
+    return datasets
 
 
 def _listed(atlas: Atlas, config: PrepareConfig) -> NDArray[np.int64] | None:

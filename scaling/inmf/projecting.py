@@ -7,6 +7,7 @@ masked, genes that the metagenes do not know count only towards cell totals.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, first_pass
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
+
+log = logging.getLogger("tigon")
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -118,6 +121,13 @@ def _positions(atlas: Atlas, genes: Sequence[str]) -> NDArray[np.int64]:
             f"none of the {len(genes)} genes of the model is in the data (model: {genes[0]!r}, "
             f"data: {str(atlas.var.index[0])!r}): names must match; rename the genes, or open "
             "the data with another gene_id_column"
+        )
+    missing = int((positions < 0).sum())
+    if missing:
+        log.warning(
+            "%d of the model's %d genes are not in the data: loadings rest on the others",
+            missing,
+            len(genes),
         )
     return positions
 
