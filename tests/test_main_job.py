@@ -86,3 +86,37 @@ def test_reports_lie_beside_their_runs() -> None:
 
 def test_the_processor_is_known() -> None:
     assert versions()["processor"] == processor() != ""
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "h5", "html", "loom", "csv", "H5AD"])
+@pytest.mark.parametrize("call", [tigon.integrate, tigon.plan])
+def test_a_run_is_not_another_type_of_file(
+    call: Any, ending: str, counts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        tigon.InputError, match=r"a run is a \.zarr folder; write .*run\.zarr, then"
+    ):
+        call(counts, out=tmp_path / f"run.{ending}", **QUICK)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", [tigon.integrate, tigon.plan])
+def test_outputs_that_exist_are_refused_by_plans_too(
+    call: Any, counts: Path, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "run.zarr", tmp_path / "run.html"
+    page.write_text("mine")
+    options = {**QUICK, "report": True}
+    with pytest.raises(tigon.OutputExistsError, match=r"the report .*run\.html of --out .*run"):
+        call(counts, out=out, **options)
+    out.mkdir()
+    with pytest.raises(tigon.OutputExistsError, match=r"run\.zarr exists"):
+        call(counts, out=out, **options)
+    assert page.read_text() == "mine"
+
+
+def test_a_plan_of_what_may_be_replaced(counts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.zarr"
+    out.mkdir()
+    assert tigon.plan(counts, out=out, overwrite=True, **QUICK).peak_bytes > 0
+    assert tigon.plan(counts, **QUICK).peak_bytes > 0

@@ -21,7 +21,7 @@ from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.atlas import Atlas
 from tigon.storage.borrowing import borrowed_atlas
-from tigon.storage.errors import InputError
+from tigon.storage.errors import InputError, OutputExistsError
 from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 
@@ -41,6 +41,8 @@ _INMF = _options_of(INMFConfig)
 _EMBED = _options_of(EmbedConfig)
 # The neighbours that one asks for are those of the graph, not the voters of the alignment.
 _ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
+_NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
+"""Endings of ``out`` that promise another type of file."""
 _OTHERS = ("label_key", "memory_limit", "n_threads", "scratch")
 
 
@@ -108,8 +110,7 @@ def integrate(
     """
     config, scratch = _configure(source, options)
     out = Path(out)
-    if report:
-        check_output(report_path(out).absolute(), overwrite=overwrite)
+    check_outputs(out, overwrite=overwrite, report=report)
     scratch = scratch or out.absolute().parent
     with _opened(source, config.opening, scratch) as atlas:
         run = integrate_atlas(
@@ -129,23 +130,66 @@ def integrate(
     return run
 
 
-def plan(source: Counts, *, out: str | os.PathLike[str] = "run.zarr", **options: Any) -> Plan:
+def plan(
+    source: Counts,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    report: bool = True,
+    **options: Any,
+) -> Plan:
     """What :func:`integrate` would cost, without reading counts.
 
     Parameters
     ----------
-    source, out, **options
+    source, overwrite, report, **options
         As for :func:`integrate`.
+    out
+        As for :func:`integrate`, and refused where that would refuse it; None
+        where it is not known yet.
 
     Returns
     -------
     Plan
         Passes, bytes and projected memory by stage.
+
+    Raises
+    ------
+    TigonError
+        As for :func:`integrate`, as far as it is known without the counts.
     """
     config, scratch = _configure(source, options)
-    scratch = scratch or Path(out).absolute().parent
+    if out is not None:
+        check_outputs(Path(out), overwrite=overwrite, report=report)
+    scratch = scratch or Path(out or "run.zarr").absolute().parent
     with _opened(source, config.opening, scratch) as atlas:
         return plan_integration(atlas, config)
+
+
+def check_outputs(out: Path, *, overwrite: bool, report: bool) -> None:
+    """Refuse a run, or a report beside it, that could not be written at the end.
+
+    Raises
+    ------
+    OutputExistsError, InputError
+        One of them exists, or its name says that it is another type of file.
+    """
+    if out.suffix.lower() in _NOT_RUNS:
+        raise InputError(
+            f"--out is {out}: a run is a .zarr folder; write {out.with_suffix('.zarr')}, "
+            f"then `tigon export {out.with_suffix('.zarr')} {out.with_suffix('.h5ad')}`"
+        )
+    check_output(out.absolute(), overwrite=overwrite)
+    if not report:
+        return
+    page = report_path(out)
+    try:
+        check_output(page.absolute(), overwrite=overwrite)
+    except OutputExistsError as error:
+        raise OutputExistsError(
+            f"the report {page} of --out {out} exists: choose another name, or give "
+            "--overwrite or --no-report"
+        ) from error
 
 
 def report_path(out: Path) -> Path:

@@ -232,11 +232,11 @@ def integrate(
             umap=umap,
         )
         source = sources[0] if len(sources) == 1 else sources
+        check_spared(sources, out)
+        options.update(overwrite=overwrite, report=report)
         if dry_run:
             _show_plan(source, out, options, shown)
             return
-        check_spared(sources, out)
-        options.update(overwrite=overwrite, report=report)
         command = shlex.join(["tigon", "integrate", *context.meta[_ARGUMENTS]])
         _integrate(source, out, options, command, shown)
 
