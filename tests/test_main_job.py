@@ -120,3 +120,23 @@ def test_a_plan_of_what_may_be_replaced(counts: Path, tmp_path: Path) -> None:
     out.mkdir()
     assert tigon.plan(counts, out=out, overwrite=True, **QUICK).peak_bytes > 0
     assert tigon.plan(counts, **QUICK).peak_bytes > 0
+
+
+def test_progress_in_python_is_that_of_the_command_line(
+    counts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, progress in enumerate([True, False, None]):
+        tigon.integrate(counts, out=tmp_path / f"{number}.zarr", progress=progress, **QUICK)
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert ("reading cells: 240 cells" in told.err) == (progress is True)
+
+
+def test_progress_may_be_a_callable(counts: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def tell(stage: str, done: int, total: int, **_: float) -> None:
+        told.append(stage)
+
+    tigon.integrate(counts, out=tmp_path / "run.zarr", progress=tell, **QUICK)
+    assert "reading cells" in told

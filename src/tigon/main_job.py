@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def integrate(
     overwrite: bool = False,
     report: bool = True,
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> Run:
     """Integrate the datasets of an atlas: the main job, as ``tigon integrate`` runs it.
@@ -75,7 +75,8 @@ def integrate(
     command
         What to record as the call that made the run.
     progress
-        Called as ``progress(stage, done, total, **figures)``.
+        True for the bars of the command line, None or False for silence, or
+        what is called as ``progress(stage, done, total, **figures)``.
     **options
         Counts: ``layer``, ``raw``, ``join``, ``gene_id_column``,
         ``allow_non_integer``, ``scratch`` (see :func:`tigon.open`; not for an
@@ -112,21 +113,16 @@ def integrate(
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
     scratch = scratch or out.absolute().parent
-    with _opened(source, config.opening, scratch) as atlas:
-        run = integrate_atlas(
-            atlas,
-            config,
-            out,
-            scratch,
-            overwrite=overwrite,
-            command=command,
-            progress=progress,
-        )
-    if report:
-        from tigon.report import write_report
+    with _told_to(progress=progress) as tell:
+        with _opened(source, config.opening, scratch) as atlas:
+            run = integrate_atlas(
+                atlas, config, out, scratch, overwrite=overwrite, command=command, progress=tell
+            )
+        if report:
+            from tigon.report import write_report
 
-        with whole_stage(progress, "report (page)", 1):
-            write_report(run, report_path(out), overwrite=overwrite)
+            with whole_stage(tell, "report (page)", 1):
+                write_report(run, report_path(out), overwrite=overwrite)
     return run
 
 
@@ -195,6 +191,20 @@ def check_outputs(out: Path, *, overwrite: bool, report: bool) -> None:
 def report_path(out: Path) -> Path:
     """Where the report of a run goes: ``run.zarr`` has ``run.html``."""
     return out.with_suffix(".html") if out.suffix == ".zarr" else out.with_name(out.name + ".html")
+
+
+@contextmanager
+def _told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
+    """Whom to tell of progress; the bars are on stderr and end with the block."""
+    if not isinstance(progress, bool | None):
+        yield progress
+    elif not progress:
+        yield silent
+    else:
+        from tigon.command.showing.progress import bars
+
+        with bars() as shown:
+            yield shown
 
 
 def _opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:

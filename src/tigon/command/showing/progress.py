@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -46,6 +48,19 @@ def make_display(console: Console, *, quiet: bool) -> Display:
     if quiet:
         return Hidden()
     return Bar(console) if console.is_terminal else Lines(console)
+
+
+@contextmanager
+def bars() -> Iterator[Display]:
+    """What the command line shows, for callers in Python: on stderr, compiling told too."""
+    from tigon.kernels.compiling import compilations
+
+    display = make_display(Console(stderr=True), quiet=False)
+    try:
+        with compilations(display.compiling_began, display.compiling_ended):
+            yield display
+    finally:
+        display.close()
 
 
 def split_unit(stage: str) -> tuple[str, str]:
