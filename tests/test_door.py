@@ -92,11 +92,19 @@ def test_ingest_and_info_tell_the_same(counts: Path, tmp_path: Path) -> None:
     assert written == json.loads(works("info", out, "--json").stdout)
     adata = anndata.read_h5ad(counts)
     assert written["kind"] == "atlas"
+    assert works("info", out).stdout.startswith("atlas ")
     assert (written["n_cells"], written["n_genes"]) == adata.shape
     assert written["n_nonzeros"] == np.count_nonzero(adata.X.toarray())
     assert written["n_bytes"] == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     assert written["datasets"] == {"a": 300}
     assert written["obs"]["batch"]["values"] == adata.obs["batch"].value_counts().to_dict()
+
+
+def test_info_tells_a_file_from_an_atlas(counts: Path) -> None:
+    assert json.loads(works("info", counts, "--json").stdout)["kind"] == "file"
+    text = works("info", counts).stdout
+    assert text.startswith("file ")
+    assert re.search(r"^  tigon_dataset +a 300 \(added by Tigon\)$", text, re.MULTILINE)
 
 
 def test_info_of_a_file_reads_no_counts(tmp_path: Path) -> None:

@@ -141,6 +141,22 @@ def test_scores_in_the_tiles_are_chosen_by_name(tmp_path: Path) -> None:
     assert tiles == "0.750 ARI 0.250 mixing"
 
 
+def test_scores_that_are_not_known_have_no_tile(tmp_path: Path) -> None:
+    scores = {"mixing": float("nan"), "ari": 0.75}
+    page = make_page(tmp_path, replace(build_contents(n_cells=100), scores=scores))
+    tiles = page.text.split("8 clusters ")[1].split(" tigon integrate")[0]
+    assert tiles == "0.750 ARI"
+
+
+def test_cells_that_are_not_scored_are_told(page: Page, tmp_path: Path) -> None:
+    contents = build_contents(n_cells=100)
+    label = pd.Series(["Unassigned", "a", None, "b", "b"] * 20, index=contents.obs.index)
+    contents = replace(contents, obs=contents.obs.assign(label=label))
+    told = make_page(tmp_path, contents).text
+    assert "Not scored: 20 cells labelled 'Unassigned' and 20 cells without a label." in told
+    assert "Not scored" not in page.text
+
+
 def test_names_are_text(tmp_path: Path) -> None:
     names = [f"<b>gene{i}</b>" for i in range(20)]
     contents = build_contents(n_cells=400, dataset_names=HOSTILE, gene_names=names)

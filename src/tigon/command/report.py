@@ -38,8 +38,8 @@ def report(
 ) -> None:
     """Write the report page of a run: one file that works offline.
 
-    `tigon integrate` writes it already; this makes it anew, for instance with
-    other labels.
+    `tigon integrate` wrote one beside the run already, so `--out` or
+    `--overwrite` is needed; this makes another, for instance with other labels.
 
     Example: `tigon report run.zarr --label-key cell_type --out types.html`
     """

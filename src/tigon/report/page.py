@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
+from tigon.unscored import count_unscored, tell_unscored
 from tigon.wording import HEADLINE, tell_bytes, tell_seconds, tell_settings
 
 
@@ -108,7 +110,10 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
         "datasets": describe_datasets(run, groups.datasets),
         "notices": [printable(notice) for notice in run.notices],
         "scores": list(scores.values()),
-        "headline": [scores[name] for name in HEADLINE if name in scores],
+        "headline": [
+            scores[name] for name in HEADLINE if not math.isnan(run.scores.get(name, math.nan))
+        ],
+        "unscored": printable(tell_unscored(count_unscored(run))),
         "config": _settings(run),
         "versions": sorted(run.versions.items()),
         "timings": timings,

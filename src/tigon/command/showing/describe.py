@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tigon.unscored import count_unscored, tell_unscored
 from tigon.wording import known_scores, tell_bytes, tell_seconds, tell_settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ Facts = dict[str, Any]
 _MOST_VALUES = 12
 """A column with more distinct values is summed up by their number or range."""
 
+_OWN = "tigon_"
+_ADDED = " (added by Tigon)"
+
 
 def is_run(path: str) -> bool:
     """Whether a run of ``tigon integrate`` is at ``path``."""
@@ -29,7 +33,8 @@ def describe_atlas(atlas: Atlas, path: str) -> Facts:
     """Sizes, datasets and columns of an atlas or of any source."""
     obs = atlas.obs
     return {
-        "kind": "atlas",
+        # Only for an atlas of Tigon's own are these known without a pass.
+        "kind": "file" if atlas.n_nonzeros is None else "atlas",
         "path": path,
         "n_cells": atlas.n_cells,
         "n_genes": atlas.n_genes,
@@ -54,6 +59,7 @@ def describe_run(run: Run) -> Facts:
         "datasets": dict(zip(run.datasets, run.n_cells.tolist(), strict=True)),
         "clusters": {str(name): int(n) for name, n in clusters.items()},
         "scores": run.scores,
+        "not_scored": count_unscored(run),
         "peak_memory_bytes": run.peak_memory_bytes,
         "memory_limit_bytes": run.memory_limit_bytes,
         "time_s": sum(run.timings_s.values()),
@@ -71,7 +77,7 @@ def tell_atlas(facts: Facts) -> str:
     """Facts of :func:`describe_atlas` as text."""
     return lay_out(
         [
-            ("atlas", facts["path"]),
+            (facts["kind"], facts["path"]),
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("non-zeros", _or_unknown(facts["n_nonzeros"], "{:,}")),
@@ -89,6 +95,7 @@ def tell_run(facts: Facts) -> str:
     unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
     scores = facts["scores"]
     told = [score.mention(scores[name]) for name, score in known_scores(scores).items()]
+    unscored = tell_unscored(facts["not_scored"])
     limit = facts["memory_limit_bytes"]
     return lay_out(
         [
@@ -100,6 +107,7 @@ def tell_run(facts: Facts) -> str:
             ("objective", f"{facts['objective']:.6g}"),
             ("clusters", f"{n_clusters}{unassigned}"),
             *([("scores", ", ".join(told))] if told else []),
+            *([("not scored", unscored)] if unscored else []),
             (
                 "peak memory",
                 tell_bytes(facts["peak_memory_bytes"])
@@ -171,7 +179,10 @@ def _describe_column(column: pd.Series[Any]) -> Facts:
 
 
 def _tell_columns(columns: Mapping[str, Facts]) -> list[tuple[str, str]]:
-    lines = [(f"  {name}", _tell_column(facts)) for name, facts in columns.items()]
+    lines = [
+        (f"  {name}", _tell_column(facts) + (_ADDED if name.startswith(_OWN) else ""))
+        for name, facts in columns.items()
+    ]
     return [("columns of obs", ""), *lines] if lines else []
 
 
