@@ -1,26 +1,25 @@
 """Outputs are written aside and take their name when they are whole.
 
-``out`` is written as ``.<name>.tigon-partial-<pid>`` beside it and renamed at
-the end, so a reader finds the old output, the new one or none, never half of
-one. What a killed process left is removed by the next call for the same ``out``.
+``out`` is written as ``.<name>.tigon-partial-<host>-<pid>`` beside it and renamed
+at the end, so a reader finds the old output, the new one or none, never half of
+one. Who writes ``out`` holds its lock: there is one writer at a time, and what
+lies beside ``out`` when the lock is free was left by a killed process; the next
+call for the same ``out`` removes it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tigon.storage.errors import InputError, NoSpaceError, OutputExistsError
+from tigon.storage.lock import FileLock, host_name
 from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
 _STORE_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
-_being_written: set[Path] = set()
-_lock = threading.RLock()
-"""Held while names are reserved or change, so that threads find none of them in between."""
 
 
 @contextmanager
@@ -43,7 +42,8 @@ def published(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises
     ------
     OutputExistsError
-        ``out`` exists and ``overwrite`` is False.
+        ``out`` exists and ``overwrite`` is False, at the start or at the end;
+        or another process or thread is writing it.
     InputError
         The folder of ``out`` does not exist, or what is there is not something
         that Tigon would write.
@@ -56,34 +56,21 @@ def published(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     ...     aside.write_text("<html>...")
     """
     out, partial = _absolute(out), place_aside(out)
-    with _lock:
-        check_output(out, overwrite=overwrite)
-        _reserve(out, partial)
-    try:
-        yield partial
-        with _lock:
-            _replace(partial, out)
-    except OSError as error:
-        raise _no_space(error, out, partial) or error from error
-    finally:
-        remove(partial)
-        _being_written.discard(partial)
+    with _sole_writer(out):
+        _check(out, overwrite=overwrite)
+        _clear_leftovers(out)
+        try:
+            yield partial
+            _replace(partial, out, overwrite=overwrite)
+        except OSError as error:
+            raise _no_space(error, out, partial) or error from error
+        finally:
+            remove(partial)
 
 
 def place_aside(out: str | Path) -> Path:
     """Where this process writes ``out`` before it is published."""
     return _aside(_absolute(out), "partial")
-
-
-def process_is_alive(pid: int) -> bool:
-    """Whether a process with this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def remove(path: Path) -> None:
@@ -98,17 +85,25 @@ def _absolute(out: str | Path) -> Path:
     return Path(os.path.abspath(out))  # noqa: PTH100 (resolve would follow a link named as output)
 
 
-def _reserve(out: Path, partial: Path) -> None:
-    if partial in _being_written:
+@contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Hold the lock of ``out``."""
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} does not exist: make it first")
+    lock = FileLock.take(out.with_name(f".tigon-lock-{out.name}"))
+    if lock is None:
         raise OutputExistsError(
-            f"{out} is being written already: one writer at a time; wait for it"
+            f"{out} is being written by another process or thread: one writer at a time; wait for "
+            "it, or choose another name"
         )
-    _clear_leftovers(out)
-    _being_written.add(partial)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _aside(out: Path, role: str) -> Path:
-    return out.with_name(f".{out.name}.tigon-{role}-{os.getpid()}")
+    return out.with_name(f".{out.name}.tigon-{role}-{host_name()}-{os.getpid()}")
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -119,10 +114,16 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     OutputExistsError, InputError
         As for :func:`published`.
     """
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist: make it first")
-    with _lock:
-        _restore_interrupted(out)
+    with _sole_writer(out):
+        _check(out, overwrite=overwrite)
+
+
+def _check(out: Path, *, overwrite: bool) -> None:
+    _restore_interrupted(out)
+    _check_existing(out, overwrite=overwrite)
+
+
+def _check_existing(out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
     if not overwrite:
@@ -138,8 +139,9 @@ def _is_store(folder: Path) -> bool:
     return any((folder / mark).exists() for mark in _STORE_MARKS) or not any(folder.iterdir())
 
 
-def _replace(partial: Path, out: Path) -> None:
+def _replace(partial: Path, out: Path, *, overwrite: bool) -> None:
     """Rename ``partial`` to ``out``; an old folder steps aside first, a file is replaced."""
+    _check_existing(out, overwrite=overwrite)  # something may have appeared meanwhile
     if partial.is_dir() and out.is_file():
         raise InputError(
             f"{out} is a file and the output is a folder: --overwrite replaces like with like; "
@@ -173,17 +175,9 @@ def _clear_leftovers(out: Path) -> None:
 
 
 def _leftovers(out: Path, role: str) -> list[Path]:
-    """What processes that no longer run left beside ``out``."""
+    """What killed processes left beside ``out``; to be asked for by its sole writer."""
     prefix = f".{out.name}.tigon-{role}-"
-    found = [path for path in out.parent.iterdir() if path.name.startswith(prefix)]
-    return [path for path in found if _is_left_over(path, path.name.removeprefix(prefix))]
-
-
-def _is_left_over(path: Path, pid: str) -> bool:
-    # In a container a new process often has the number of the one that died.
-    if not pid.isdigit() or path in _being_written:
-        return False
-    return int(pid) == os.getpid() or not process_is_alive(int(pid))
+    return [path for path in out.parent.iterdir() if path.name.startswith(prefix)]
 
 
 def _no_space(error: OSError, out: Path, partial: Path) -> NoSpaceError | None:

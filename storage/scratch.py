@@ -1,23 +1,24 @@
 """A folder for intermediate files, removed when its owner is closed.
 
-What a killed process left is removed by the next process.
+What a killed process left is removed by the next process: a folder whose lock
+can be taken has no owner.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tigon.storage.errors import NoSpaceError
-from tigon.storage.publish import process_is_alive
+from tigon.storage.lock import FileLock
 from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
 _PREFIX = "tigon-scratch-"
+_LOCK = "tigon-lock"
 
 
 class Scratch:
@@ -33,8 +34,8 @@ class Scratch:
         parent = parent or Path(tempfile.gettempdir())
         parent.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder, lock = _make_locked(parent)
+        self._finalizer = weakref.finalize(self, _remove, self.folder, lock)
 
     def close(self) -> None:
         """Remove the folder and what is in it."""
@@ -79,8 +80,27 @@ def writing_scratch(
         raise
 
 
+def _make_locked(parent: Path) -> tuple[Path, FileLock]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        # Before it is locked, another process may take it for a leftover and remove it.
+        with suppress(FileNotFoundError):
+            lock = FileLock.take(folder / _LOCK)
+            if lock is not None:
+                return folder, lock
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    # NFS keeps an open file, and so the folder, until it is closed.
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _clear_leftovers(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not process_is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # removed by another meanwhile, or another user's
+            lock = FileLock.take(folder / _LOCK)
+            if lock is not None:
+                _remove(folder, lock)

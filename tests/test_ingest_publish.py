@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tigon.storage import publish
 from tigon.storage.errors import InputError, OutputExistsError, TigonError
-from tigon.storage.publish import published
+from tigon.storage.publish import check_output, published
 
 
 def write_store(folder: Path, text: str) -> None:
@@ -31,18 +33,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_a_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
     with published(out) as aside:
         write_store(aside, "new")
         assert not out.exists()
-        assert aside.name == f".run.zarr.tigon-partial-{os.getpid()}"
+        assert aside.name == f".run.zarr.tigon-partial-{os.uname().nodename}-{os.getpid()}"
     assert (out / "zarr.json").read_text() == "new"
     assert names(tmp_path) == ["run.zarr"]
 
@@ -106,16 +102,85 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    write_store(tmp_path / f".a.zarr.tigon-partial-{dead_pid()}", "half")
-    living = tmp_path / f".a.zarr.tigon-partial-{os.getppid()}"
-    write_store(living, "being written by another process")
+    # In a container the next process often has the same number.
+    for owner in ("elsewhere-1", f"{os.uname().nodename}-{os.getpid()}"):
+        write_store(tmp_path / f".a.zarr.tigon-partial-{owner}", "half")
+    (tmp_path / ".tigon-lock-a.zarr").touch()
     with published(tmp_path / "a.zarr") as aside:
         write_store(aside, "new")
-    assert names(tmp_path) == [living.name, "a.zarr"]
+    assert names(tmp_path) == ["a.zarr"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tigon.storage.publish import check_output, published
+with published(Path(sys.argv[1])) as aside:
+    aside.write_text("first")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def writing_elsewhere(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of writing ``out``."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        yield process
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_another_process_writes_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    out = tmp_path / "a.html"
+    with writing_elsewhere(out):
+        during = names(tmp_path)
+        with pytest.raises(OutputExistsError, match="being written by another process"):
+            check_output(out, overwrite=overwrite)
+        with (
+            pytest.raises(OutputExistsError, match="being written by another process"),
+            published(out, overwrite=overwrite),
+        ):
+            pytest.fail("the block must not run")
+        assert names(tmp_path) == during
+    assert out.read_text() == "first"
+    assert names(tmp_path) == ["a.html"]
+
+
+def test_after_a_kill_the_lock_is_free(tmp_path: Path) -> None:
+    out = tmp_path / "a.html"
+    with writing_elsewhere(out) as process:
+        process.kill()
+    assert len(names(tmp_path)) == 2
+    with published(out) as aside:
+        aside.write_text("second")
+    assert names(tmp_path) == ["a.html"]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path: Path, as_folder: bool) -> None:
+    out = tmp_path / "a.zarr"
+    write = write_store if as_folder else Path.write_text
+
+    def write_both() -> None:
+        with published(out) as aside:
+            write(aside, "mine")
+            write(out, "theirs")
+
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write_both()
+    assert (out / "zarr.json" if as_folder else out).read_text() == "theirs"
+    assert names(tmp_path) == ["a.zarr"]
 
 
 def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path) -> None:
-    write_store(tmp_path / f".a.zarr.tigon-old-{dead_pid()}", "old")
+    write_store(tmp_path / ".a.zarr.tigon-old-elsewhere-1", "old")
     with pytest.raises(OutputExistsError), published(tmp_path / "a.zarr"):
         pytest.fail("the block must not run")
     assert (tmp_path / "a.zarr" / "zarr.json").read_text() == "old"
