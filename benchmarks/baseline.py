@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import kneighbors_graph
 
-RESOLUTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0)
+from tigon.scaling.embedding.scores import RESOLUTIONS
 
 
 def log_normalise(counts: sparse.csr_array | sparse.csr_matrix) -> sparse.csr_array:
@@ -76,6 +76,6 @@ def leiden(graph: igraph.Graph, resolution: float) -> NDArray[np.int64]:
 
 
 def leiden_ari(embedding: NDArray[np.floating], labels: NDArray[np.str_]) -> dict[float, float]:
-    """ARI of Leiden clusters against the labels, at each of RESOLUTIONS."""
+    """ARI of Leiden clusters against the labels, at the resolutions of Tigon's own scores."""
     graph = neighbour_graph(embedding)
     return {r: float(adjusted_rand_score(labels, leiden(graph, r))) for r in RESOLUTIONS}

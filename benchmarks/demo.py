@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 MIN_ARI = 0.95
+EMBEDDING_STAGES = ("cells and genes", "factorisation", "alignment")
 MIN_SHARE = 0.90  # of the private type in its cluster, and of the cluster in the type
 
 
@@ -43,19 +44,45 @@ def integrate(sources: list[Path], out: Path, batch_key: str | None, label_key: 
         sys.exit(code)  # the command has said why
 
 
-def compare(sources: list[Path], run: anndata.AnnData) -> dict[str, tuple[float, str]]:
-    """ARI of each method, and how its clusters were made."""
+@dataclass(frozen=True)
+class Result:
+    """How well a method did.
+
+    Attributes
+    ----------
+    ari
+        Adjusted Rand index of its clusters and the types.
+    clusters
+        How the clusters were made.
+    time_s
+        Seconds from counts to its embedding; for what Tigon ships, of the whole job.
+    """
+
+    ari: float
+    clusters: str
+    time_s: float
+
+
+def compare(sources: list[Path], run: anndata.AnnData) -> dict[str, Result]:
+    """What each method reached."""
+    start = time.perf_counter()
     adata = anndata.concat([anndata.read_h5ad(path) for path in sources])
     labels, donors = np.asarray(adata.obs["cell_type"]), np.asarray(adata.obs["donor"])
     components = baseline.principal_components(adata.X)
-    scores = {"PCA, not integrated": best(components, labels)}
+    taken = time.perf_counter() - start
+    results = {"PCA, not integrated": Result(*best(components, labels), taken)}
     if find_spec("harmonypy"):
-        scores["Harmony"] = best(baseline.harmonise(components, donors), labels)
+        start = time.perf_counter()
+        corrected = baseline.harmonise(components, donors)
+        taken += time.perf_counter() - start
+        results["Harmony"] = Result(*best(corrected, labels), taken)
+    stages = {name: float(seconds) for name, seconds in run.uns["tigon"]["timings_s"].items()}
     truth = np.asarray(run.obs["cell_type"])
-    scores["Tigon"] = best(run.obsm["X_inmf_aligned"], truth)
+    embedded = best(run.obsm["X_inmf_aligned"], truth)
+    results["Tigon"] = Result(*embedded, sum(stages[name] for name in EMBEDDING_STAGES))
     shipped = float(adjusted_rand_score(truth, run.obs["tigon_cluster"]))
-    scores["Tigon, tigon_cluster"] = shipped, "as shipped"
-    return scores
+    results["Tigon, tigon_cluster"] = Result(shipped, "as shipped", sum(stages.values()))
+    return results
 
 
 def best(embedding: NDArray[np.floating], labels: NDArray[np.str_]) -> tuple[float, str]:
@@ -87,11 +114,12 @@ def home(labels: pd.Series[str], clusters: pd.Series[str], name: str) -> Home:
     return Home(cluster, n / is_type.sum(), n / (clusters.astype(str) == cluster).sum())
 
 
-def report(scores: dict[str, tuple[float, str]], private: str, where: Home) -> None:
+def report(results: dict[str, Result], private: str, where: Home) -> None:
     """Print the table."""
-    print("\nAdjusted Rand index of clusters against the simulated cell types")
-    for method, (ari, clusters) in scores.items():
-        print(f"  {method:<22}{ari:6.3f}   {clusters}")
+    print("\nAdjusted Rand index of clusters against the simulated cell types, and the time from")
+    print("counts to each embedding (for tigon_cluster: of the whole job, with UMAP and scores)")
+    for method, found in results.items():
+        print(f"  {method:<22}{found.ari:6.3f}{found.time_s:7.1f} s   {found.clusters}")
     print(
         f"\n{private}, the type of donor1 alone: {where.of_type:.1%} of it in cluster "
         f"{where.cluster}, of which it is {where.of_cluster:.1%}"
@@ -107,12 +135,18 @@ def demo(folder: Path) -> int:
     integrate(sources, folder / "run.zarr", "tigon_dataset", "cell_type")
     print("\nComparing with PCA and Harmony", flush=True)
     run = anndata.read_zarr(folder / "run.zarr")
-    scores = compare(sources, run)
+    results = compare(sources, run)
     where = home(run.obs["cell_type"], run.obs["tigon_cluster"], atlas.types[-1])
-    report(scores, atlas.types[-1], where)
+    report(results, atlas.types[-1], where)
+    peak_mib = int(run.uns["tigon"]["peak_memory_bytes"]) / 2**20
+    print(
+        "\nThese data fit in memory, where PCA and Harmony do too. What Tigon adds: counts are "
+        f"streamed,\nmemory is bounded (here {peak_mib:,.0f} MiB of 2 GiB allowed), and factors "
+        "have genes that can be read."
+    )
     print(f"\nReport: {(folder / 'run.html').resolve().as_uri()}")
     print(f"All of it took {time.perf_counter() - start:.0f} s")
-    return 0 if scores["Tigon"][0] >= MIN_ARI and where.is_own else 1
+    return 0 if results["Tigon"].ari >= MIN_ARI and where.is_own else 1
 
 
 def main() -> int:
