@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from run_builder import build_contents
 
-from tigon.report import factors, scatter, write_report
+from tigon.report import factors, figures, scatter, write_report
 from tigon.report.grouping import group_cells
 from tigon.scaling.embedding.rows import TILE_CELLS
 from tigon.storage.errors import InputError, OutputExistsError
@@ -112,7 +112,25 @@ def test_top_genes_are_those_of_the_weights(page: Page) -> None:
     V = np.stack([V[3] for V in contents.V.values()])
     gene = int(V.max(axis=0).argmax())
     owner = list(contents.V)[int(V[:, gene].argmax())]
-    assert specific.strip().startswith(f"{genes[gene]} ({owner}, {V.max():.3g})")
+    share = 100 * V.max() / contents.W[3].max()
+    assert specific.strip().startswith(f"{genes[gene]} ({owner}, {share:.0f} %)")
+    assert "active in one dataset only can still be in the shared W" in page.text
+
+
+def test_the_axis_of_the_loss_leaves_out_what_is_far_off() -> None:
+    loss = np.append([4000.0, np.nan], np.linspace(11, 10, 198))
+    low, high = figures.loss_range(loss)
+    assert 10 < low < 10.02
+    assert 10.9 < high < 11
+    history = {"loss": loss, "step": np.arange(1, 201), "epoch": np.repeat(np.arange(10), 20)}
+    assert "svg" in str(figures.draw_history(history))
+
+
+def test_means_of_epochs() -> None:
+    step, loss = figures.epoch_means(
+        np.array([1.0, 2.0, 3.0]), np.array([6.0, 4.0, 3.0]), np.array([1, 1, 2])
+    )
+    assert (step.tolist(), loss.tolist()) == ([1.5, 3.0], [5.0, 3.0])
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -106,6 +106,8 @@ class Factor:
         none where there is one dataset.
     scale
         The largest weight among ``shared`` and their dots.
+    largest
+        The largest weight in W, of which weights in V are told as shares.
     """
 
     number: int
@@ -114,6 +116,14 @@ class Factor:
     shared: list[Gene]
     specific: list[tuple[str, str, float]]
     scale: float
+    largest: float
+
+    def tell_share(self, weight: float) -> str:
+        """A weight as a share of the factor's largest W: ``7 %``."""
+        if self.largest == 0:
+            return "none in W"
+        percent = 100 * weight / self.largest
+        return f"{percent:.0f} %" if percent >= 1 else "below 1 %"
 
 
 def describe_factors(
@@ -154,6 +164,7 @@ def _describe(
         shared=shared,
         specific=_specific(V, genes, datasets) if len(datasets) > 1 else [],
         scale=max(weights) or 1.0,
+        largest=shared[0].shared if shared else 0.0,
     )
 
 

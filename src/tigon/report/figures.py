@@ -28,7 +28,11 @@ def short(name: str, limit: int = 28) -> str:
 
 
 def draw_history(history: Mapping[str, NDArray[Any]]) -> Markup | None:
-    """Loss by step, with its smoothed course and the ends of the epochs."""
+    """Loss by step, with its means by epoch.
+
+    The axis spans the 1st to the 99th percentile, so that a first step far off
+    does not flatten the rest; what is beyond is drawn as triangles at the edge.
+    """
     from matplotlib.figure import Figure
 
     loss = np.asarray(history.get("loss", ()), dtype=float)
@@ -38,16 +42,43 @@ def draw_history(history: Mapping[str, NDArray[Any]]) -> Markup | None:
     with drawing():
         figure = Figure(figsize=(8.4, 3.2))
         axes = figure.add_subplot()
+        _draw_steps(axes, step, loss)
         if "epoch" in history:
-            _mark_epochs(axes, step, np.asarray(history["epoch"]))
-        every = -(-len(loss) // _MAX_STEPS)
-        marker = "o" if len(loss) == 1 else None
-        axes.plot(step[::every], loss[::every], marker=marker, color=_BLUE, alpha=0.45, lw=0.9)
-        if len(loss) >= 20:
-            axes.plot(*_smoothed(step, loss), color=_ORANGE, lw=2)
+            epoch = np.asarray(history["epoch"])
+            _mark_epochs(axes, step, epoch)
+            axes.plot(*epoch_means(step, loss, epoch), color=_ORANGE, lw=2, marker="o", ms=4)
         axes.set(xlabel="step", ylabel="mean loss per cell")
         axes.margins(x=0.01)
         return as_svg(figure, "objective")
+
+
+def _draw_steps(axes: Axes, step: NDArray[np.float64], loss: NDArray[np.float64]) -> None:
+    every = -(-len(loss) // _MAX_STEPS)
+    marker = "o" if len(loss) == 1 else None
+    axes.plot(step[::every], loss[::every], marker=marker, color=_BLUE, alpha=0.45, lw=0.9)
+    low, high = loss_range(loss)
+    if low == high:
+        return
+    margin = 0.04 * (high - low)
+    axes.set_ylim(low - margin, high + margin)
+    for beyond, edge, triangle in ((loss > high, high, "^"), (loss < low, low, "v")):
+        at = step[beyond]
+        axes.plot(at, np.full(len(at), edge), triangle, color=_BLUE, ms=5, clip_on=False)
+
+
+def loss_range(loss: NDArray[np.float64]) -> tuple[float, float]:
+    """The 1st and 99th percentile of the losses that are finite, shape (n_steps,)."""
+    low, high = np.percentile(loss[np.isfinite(loss)], [1, 99])
+    return float(low), float(high)
+
+
+def epoch_means(
+    step: NDArray[np.float64], loss: NDArray[np.float64], epoch: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Middle step and mean loss of every epoch, each shape (n_epochs,)."""
+    _, number = np.unique(epoch, return_inverse=True)
+    n_steps = np.bincount(number)
+    return np.bincount(number, step) / n_steps, np.bincount(number, loss) / n_steps
 
 
 def _mark_epochs(axes: Axes, step: NDArray[np.float64], epoch: NDArray[Any]) -> None:
@@ -64,18 +95,6 @@ def _mark_epochs(axes: Axes, step: NDArray[np.float64], epoch: NDArray[Any]) -> 
             textcoords="offset points",
             fontsize=8,
         )
-
-
-def _smoothed(
-    step: NDArray[np.float64], loss: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means over about fifty consecutive runs of steps."""
-    width = max(1, len(loss) // 50)
-    whole = len(loss) // width * width
-    return (
-        step[:whole].reshape(-1, width).mean(axis=1),
-        loss[:whole].reshape(-1, width).mean(axis=1),
-    )
 
 
 def draw_composition(clusters: Grouping, datasets: Grouping) -> Markup:
