@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,21 @@ def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     counts.write_bytes(counts.read_bytes()[:-2])
     with pytest.raises(InputError, match="ends early"):
         pack.read(0, 40)
+
+
+def test_a_pack_of_more_buckets_than_files_may_be_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    block, places = draw_cells(400, 12, seed=0)
+    writer = PackWriter(tmp_path / "pack", (400, 12), (np.dtype("<u2"), np.dtype("<u2")), 400)
+    n_open = len(list(Path("/dev/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 110, hard))
+    try:
+        for rows in np.array_split(np.arange(400), 3):
+            writer.add(places[rows], part(block, rows))
+        pack = writer.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert same(pack.read(0, 400), part(block, np.argsort(places)))
 
 
 FULL_PACK = """

@@ -20,6 +20,8 @@ from tigon.storage.raw import write_array
 
 _ARRIVAL = np.dtype([("place", "<i8"), ("n_nonzeros", "<i8"), ("cell", CELL)])
 _PARTS = ("arrivals", "genes", "counts")
+_MOST_OPEN = 32
+"""Buckets whose files are open at once, three each: a process may often open 1024 files."""
 
 
 def take_rows(
@@ -60,15 +62,21 @@ class PackWriter:
         self._genes, self._counts = dtypes
         self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
         self._n_buckets = -(-self._n_cells // self._bucket_cells)
-        self._open = ExitStack()
-        self._files = [
-            [self._create(self._open, f"{part}.{b}") for part in _PARTS]
-            for b in range(self._n_buckets)
-        ]
+        self._open: dict[int, tuple[ExitStack, list[BinaryIO]]] = {}
 
     def _create(self, stack: ExitStack, name: str) -> BinaryIO:
         # When one file of a stack cannot be closed, the others still are.
-        return stack.enter_context((self._folder / name).open("wb"))
+        return stack.enter_context((self._folder / name).open("ab"))
+
+    def _files(self, b: int) -> list[BinaryIO]:
+        """The files of a bucket; those that were opened first make room for it."""
+        if b not in self._open:
+            if len(self._open) == _MOST_OPEN:
+                self._open.pop(next(iter(self._open)))[0].close()
+            stack = ExitStack()
+            self._open[b] = stack, []
+            self._open[b][1].extend(self._create(stack, f"{part}.{b}") for part in _PARTS)
+        return self._open[b][1]
 
     def add(self, places: NDArray[np.int64], block: PackBlock) -> None:
         """Scatter the cells of ``block`` to their buckets; ``places`` (n,) says where they go."""
@@ -77,7 +85,7 @@ class PackWriter:
         edges = np.searchsorted(bucket[order], np.arange(self._n_buckets + 1))
         for b in np.unique(bucket).tolist():
             chosen = order[edges[b] : edges[b + 1]]
-            self._append(self._files[b], places[chosen], block, chosen)
+            self._append(self._files(b), places[chosen], block, chosen)
 
     def _append(
         self,
@@ -140,4 +148,6 @@ class PackWriter:
 
     def close(self) -> None:
         """Close the bucket files."""
-        self._open.close()
+        with ExitStack() as closing:
+            while self._open:
+                closing.push(self._open.popitem()[1][0])
