@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ from tigon.scaling.inmf.projecting import FittedMetagenes, project
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from tigon.storage.opening import Counts
@@ -159,11 +159,11 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         with (
             borrowed_atlas(X) as atlas,
             self._engine() as engine,
-            tempfile.TemporaryDirectory(prefix="tigon-") as scratch,
+            closing(Scratch(None)) as scratch,
         ):
             prepared = prepare(atlas, chosen, config.n_components, engine, self.progress)
             found = factorise(
-                atlas, prepared, config, Path(scratch), engine, _discard, self.progress
+                atlas, prepared, config, scratch.folder, engine, _discard, self.progress
             )
             self.genes_ = np.asarray(atlas.var.index[prepared.genes], dtype=object)
         names = prepared.datasets.names
