@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class FileArray:
@@ -26,8 +28,14 @@ class FileArray:
 
     def __getitem__(self, selection: slice) -> NDArray[Any]:
         start, stop, _ = selection.indices(self.shape[0])
-        offset = start * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, count=max(0, stop - start), offset=offset)
+        count = max(0, stop - start)
+        array = np.fromfile(self.path, self.dtype, count=count, offset=start * self.dtype.itemsize)
+        if len(array) != count:
+            raise InputError(
+                f"{self.path} ends early (entry {start + len(array):,} of {stop:,}): an "
+                "intermediate file was cut short or replaced; run again to rebuild it"
+            )
+        return array
 
 
 def write_array(file: BinaryIO, array: NDArray[Any]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scipy import sparse
 
 from tigon.storage import open_atlas
 from tigon.storage.errors import InputError
+from tigon.storage.sources.matrices.csr import open_csr
 
 
 def refusal(target: Any, *, read: bool = False, **options: Any) -> str:
@@ -52,6 +54,16 @@ def edit(path: Path, **arrays: Any) -> Path:
             del file["X"][name]
             file["X"][name] = array
     return path
+
+
+class Shrinking:
+    """An array that gives one number less than it says."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.shape, self.dtype, self._array = array.shape, array.dtype, array[:-1]
+
+    def __getitem__(self, selection: slice) -> np.ndarray:
+        return self._array[selection]
 
 
 # What is not there, or not what it seems
@@ -278,6 +290,42 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["X"].attrs["shape"] = [60, 24]
     assert "the matrix has 24 genes and their table 25 rows" in refusal(path)
+
+
+@pytest.mark.parametrize("table", ["obs", "var"])
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+def test_columns_of_the_same_name(table: str) -> None:
+    adata = make_adata()
+    twice = getattr(adata, table).iloc[:, [0, 0]]
+    setattr(adata, table, twice)
+    message = refusal(adata)
+    assert f"several columns of the same name ({twice.columns[0]})" in message
+
+
+@pytest.mark.parametrize("part", ["indptr", "columns", "values"])
+@pytest.mark.parametrize("kind", ["csc", "mtx"])
+def test_rows_on_scratch_that_were_cut_short(tmp_path: Path, kind: str, part: str) -> None:
+    adata = make_adata(sparse.csc_matrix(make_counts()))
+    target = (
+        write_h5ad(adata, tmp_path / "a.h5ad")
+        if kind == "csc"
+        else write_tenx_mtx(adata, tmp_path / "mtx")
+    )
+    with open_atlas(target, scratch=tmp_path / "scratch") as atlas:
+        (path,) = tmp_path.glob(f"scratch/*/{part}")
+        path.write_bytes(path.read_bytes()[:-4])
+        with pytest.raises(InputError, match=rf"{part} ends early.*run again"):
+            atlas.read(0, atlas.n_cells)
+
+
+def test_arrays_that_give_too_few_numbers() -> None:
+    counts = make_counts()
+    whole = (counts.indptr, counts.indices, counts.data)
+    for name, values in (("indices", counts.indices), ("data", counts.data)):
+        short = tuple(Shrinking(array) if array is values else array for array in whole)
+        matrix = open_csr("a.h5ad", counts.shape, short, nullcontext())
+        with pytest.raises(InputError, match=rf"^a\.h5ad: .*{name} gave .* numbers"):
+            matrix.read(0, counts.shape[0])
 
 
 def test_no_cells(tmp_path: Path) -> None:

@@ -118,8 +118,14 @@ class Source:
 
 
 def check_tables(where: str, shape: tuple[int, int], obs: pd.DataFrame, var: pd.DataFrame) -> None:
-    """Refuse tables that do not fit the matrix, and a matrix without cells or genes."""
+    """Refuse a matrix without cells or genes, and tables that do not fit or repeat a column."""
     for name, table, size in (("cells", obs, shape[0]), ("genes", var, shape[1])):
+        repeated = list(dict.fromkeys(map(str, table.columns[table.columns.duplicated()])))
+        if repeated:
+            raise InputError(
+                f"{where}: the table of {name} has several columns of the same name "
+                f"({', '.join(repeated[:5])}): each needs its own; rename or remove them"
+            )
         if len(table) != size:
             raise InputError(
                 f"{where}: the matrix has {size:,} {name} and their table {len(table):,} rows: "

@@ -53,12 +53,20 @@ class CsrMatrix:
     def read(self, start: int, stop: int) -> SparseRows:
         with reading(self.where, start, stop), self.lock:
             indptr = np.asarray(self.indptr[start : stop + 1], dtype=np.int64)
+            self._check_length("indptr", len(indptr), stop + 1 - start)
             if indptr[0] < 0 or (np.diff(indptr) < 0).any():
                 raise _broken(self.where, f"indptr falls in rows {start:,} to {stop:,}")
             first, last = int(indptr[0]), int(indptr[-1])
             indices = np.asarray(self.indices[first:last])
             values = np.asarray(self.values[first:last])
+        self._check_length("indices", len(indices), last - first)
+        self._check_length("data", len(values), last - first)
         return SparseRows(indptr=indptr - first, indices=indices, values=values)
+
+    def _check_length(self, name: str, n_read: int, n_asked: int) -> None:
+        # Compiled code trusts these lengths.
+        if n_read != n_asked:
+            raise _broken(self.where, f"{name} gave {n_read:,} of {n_asked:,} numbers")
 
     def most_entries(self, n_rows: int) -> int:
         return self.offsets.most_entries(n_rows)
