@@ -83,6 +83,7 @@ def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]
     try:
         chosen = np.asarray(obs.eval(expression, engine="python"))
     except Exception as error:  # pandas raises many types here
+        _point_to_option(expression, obs)
         columns = ", ".join(map(str, obs.columns))
         raise InputError(
             f"--cells {expression!r} cannot be evaluated ({error}): it is an expression over the "
@@ -99,3 +100,21 @@ def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]
             "relax the expression"
         )
     return chosen
+
+
+_OPTIONS = {
+    "n_genes_by_counts": "--min-genes",
+    "total_counts": "--min-counts",
+    "pct_counts_mt": "--max-mito (a share: 0.05 for five percent)",
+}
+"""What a run says of its cells is not known before the counts are read."""
+
+
+def _point_to_option(expression: str, obs: pd.DataFrame) -> None:
+    """Refuse an expression over what only a run knows, with the option that does the same."""
+    for column, option in _OPTIONS.items():
+        if column in expression and column not in obs:
+            raise InputError(
+                f"--cells {expression!r} names {column}, which is counted while the job runs and "
+                f"is no column of obs yet: use {option}"
+            )
