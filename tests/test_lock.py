@@ -7,18 +7,22 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from builders import make_adata
 
+from tigon.scaling.inmf.estimator import OnlineINMF
 from tigon.storage.lock import FileLock
 from tigon.storage.scratch import Scratch
 
 OWNER = """
 import sys
+import tempfile
 from pathlib import Path
 from tigon.storage.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
@@ -132,3 +136,20 @@ def test_without_locks_only_the_dead_of_this_host_lose_theirs(
     path = tmp_path / "lock"
     path.write_text(owner.format(here=os.uname().nodename, dead=process.pid, alive=os.getppid()))
     assert (FileLock.take(path) is not None) == is_free
+
+
+def test_fitting_removes_what_a_killed_fit_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_elsewhere(tmp_path) as (process, _):
+        process.kill()
+    seen: set[str] = set()
+
+    def look(*args: object, **figures: object) -> None:
+        seen.update(path.name for path in tmp_path.glob("*/pack"))
+
+    model = OnlineINMF(n_components=2, n_genes="all", n_epochs=1, n_threads=1, progress=look)
+    model.fit(make_adata())
+    assert seen == {"pack"}
+    assert list(tmp_path.iterdir()) == []
