@@ -166,7 +166,7 @@ def test_export_with_counts_of_the_cells_and_genes_of_the_run(tmp_path: Path) ->
     atlas = planted(n=400, m=80, k=3).adata
     # The run has some of the atlas's cells, and of its genes, in the atlas's order.
     kept = np.sort(np.random.default_rng(0).permutation(400)[:300])
-    names = atlas.obs_names.to_numpy(object)
+    names = atlas.obs_names.to_numpy(object).copy()
     names[kept] = contents.obs.index
     atlas.obs_names = [name if i in set(kept) else f"left{i}" for i, name in enumerate(names)]
     atlas.var_names = [f"other{j}" for j in range(20)] + list(contents.var.index)
