@@ -51,7 +51,8 @@ def test_kkt_residual_meets_the_tolerance(seed: int, n: int, k: int, tol: float)
     G = L @ L.T
     R = rng.gamma(0.5, 1.0, (n, 60)) @ L.T * 10.0 ** rng.integers(-4, 4)
     residual = reference.kkt_residual(G, R, solve(G, R, tol))
-    assert residual.max() <= 2 * tol
+    # float32 G and R, and float32 sums of up to 33 terms.
+    assert residual.max() <= tol + 4e-6
 
 
 def test_a_cell_never_depends_on_its_neighbours() -> None:
