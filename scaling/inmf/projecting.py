@@ -19,6 +19,7 @@ from tigon.kernels.minibatch import loadings
 from tigon.kernels.moments import cell_sums
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
+from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.solving import WriteCells
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
@@ -144,7 +145,10 @@ def _query(
     present = datasets.measured[:, np.maximum(genes, 0)] & (genes >= 0)
     names = [fitted.fitted_as(name) for name in datasets.names]
     known = [name in fitted.V for name in names]
-    own = _own_scale(atlas, datasets, genes, engine, progress) if not all(known) else None
+    own = None
+    if not all(known):
+        statistics = first_pass(atlas, datasets, CellFilter(), engine, progress)
+        own = inverse_rms(statistics, datasets, np.maximum(genes, 0))
     V = np.zeros((len(known), *fitted.W.shape), np.float32)
     scale = np.zeros(present.shape)
     for d, name in enumerate(names):
@@ -156,17 +160,3 @@ def _query(
             assert own is not None
             scale[d] = own[d] * present[d]
     return Problem(datasets.sizes, present, scale, fitted.lam), V
-
-
-def _own_scale(
-    atlas: Atlas,
-    datasets: Datasets,
-    genes: NDArray[np.int64],
-    engine: ThreadEngine,
-    progress: Progress,
-) -> NDArray[np.float64]:
-    """One over the root mean squares of the data themselves, shape (d, m)."""
-    statistics = first_pass(atlas, datasets, CellFilter(), engine, progress)
-    divisor = np.maximum(datasets.sizes - 1, 1)[:, None]
-    rms = np.sqrt(statistics.second[:, np.maximum(genes, 0)] / divisor)
-    return np.divide(1.0, rms, out=np.zeros_like(rms), where=rms > 0)
