@@ -1,0 +1,1 @@
+"""CUDA kernels run on the processor, for tests of their logic without a GPU."""

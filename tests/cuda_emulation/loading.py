@@ -1,0 +1,41 @@
+"""The GPU kernels with the stand-in for CuPy under them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cuda_emulation.stand_in import StandIn
+from tigon.kernels.gpu import modules
+
+
+def require_compiler() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++: CUDA kernels are emulated with it")
+
+
+def _forget() -> None:
+    modules._function.cache_clear()
+    modules._module.cache_clear()
+
+
+@contextmanager
+def stand_in_for_cupy(folder: Path, seed: int = 0) -> Iterator[StandIn]:
+    """``import cupy`` gives the stand-in meanwhile; nothing compiled is kept afterwards."""
+    cupy = StandIn(folder, seed)
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = cupy
+    _forget()
+    try:
+        yield cupy
+    finally:
+        _forget()
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before

@@ -1,0 +1,153 @@
+"""The logic of the CUDA kernels, run on the processor from their own source.
+
+No GPU is needed: ``cuda_emulation`` compiles the kernels with g++ and runs every
+thread as a coroutine, in an order drawn from a seed; NumPy stands in for CuPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cuda_emulation.loading import require_compiler, stand_in_for_cupy
+from cuda_emulation.stand_in import EmulationError, StandIn
+
+from tigon.kernels import reference
+from tigon.kernels.gpu.least_squares import Descent, nnls
+
+
+@pytest.fixture(scope="module")
+def cupy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    require_compiler()
+    with stand_in_for_cupy(tmp_path_factory.mktemp("kernels")) as found:
+        yield found
+
+
+def draw_system(seed: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A Gram matrix, and products of loadings that are half zeros, with noise."""
+    rng = np.random.default_rng(seed)
+    L = rng.gamma(0.4, 1.0, (k, 20 * k + 5))
+    G = L @ L.T
+    H = rng.gamma(0.4, 1.0, (n, k)) * (rng.random((n, k)) < 0.5)
+    R = H @ G + rng.normal(0.0, 0.3 * np.sqrt(np.diag(G)), (n, k))
+    return G, R
+
+
+BARRIER = """
+extern __shared__ __align__(16) unsigned char shared_memory[];
+extern "C" __global__ void neighbours(const int* in, int* out) {
+  int* held = reinterpret_cast<int*>(shared_memory);
+  held[threadIdx.x] = in[threadIdx.x];
+  %s
+  out[threadIdx.x] = held[(threadIdx.x + 1) %% 32];
+}
+"""
+
+
+def run_barrier(cupy: StandIn, statement: str, shared_bytes: int = 128) -> np.ndarray:
+    kernel = cupy.RawModule(code=BARRIER % statement).get_function("neighbours")
+    out = np.empty(32, np.int32)
+    kernel((1,), (32,), (np.arange(32, dtype=np.int32), out), shared_mem=shared_bytes)
+    return out
+
+
+def test_emulation_tells_a_barrier_from_its_absence(cupy: StandIn) -> None:
+    right = np.roll(np.arange(32), -1)
+    assert (run_barrier(cupy, "__syncwarp();") == right).all()
+    assert (run_barrier(cupy, "__syncthreads();") == right).all()
+    assert (run_barrier(cupy, "") != right).any()
+
+
+def test_emulation_refuses_what_cuda_forbids(cupy: StandIn) -> None:
+    with pytest.raises(EmulationError, match=r"never come|has ended"):
+        run_barrier(cupy, "if (threadIdx.x < 16) __syncwarp();")
+    with pytest.raises(EmulationError, match="different collectives"):
+        run_barrier(cupy, "if (threadIdx.x < 16) __syncwarp(); else __ballot_sync(~0u, 1);")
+    with pytest.raises(EmulationError, match="leaves it out"):
+        run_barrier(cupy, "__syncwarp(1u);")
+    with pytest.raises(EmulationError, match="past shared memory"):
+        run_barrier(cupy, "__syncwarp();", shared_bytes=64)
+
+
+@pytest.mark.parametrize("mode", ["fast", "tight"])
+@pytest.mark.parametrize("k", [1, 7, 20, 100, 128])
+def test_nnls_reaches_its_tolerance(cupy: StandIn, k: int, mode: str) -> None:
+    G, R = draw_system(k, k, 37)
+    H, sweeps, residual = nnls(G, R, mode=mode)
+    tol = {"fast": 1e-3, "tight": 1e-6}[mode]
+    true = reference.kkt_residual(G, R, H.astype(float))
+    # float32 leaves about 1e-6 of the largest product in a residual.
+    assert true.max() <= tol + (2e-6 if mode == "fast" else 1e-13)
+    np.testing.assert_allclose(residual, true, atol=2e-6 if mode == "fast" else 1e-13)
+    assert (H >= 0).all()
+    assert (sweeps < 500).all()
+
+
+@pytest.mark.parametrize("k", [7, 100])
+def test_a_cell_knows_nothing_of_its_neighbours(cupy: StandIn, k: int) -> None:
+    G, R = draw_system(3, k, 70)
+    together = nnls(G, R)
+    order = np.random.default_rng(0).permutation(70)
+    for some in (order, order[:9]):
+        alone = nnls(G, R[some])
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(a, b[some])
+
+
+def test_the_order_of_threads_does_not_matter(cupy: StandIn) -> None:
+    G, R = draw_system(5, 20, 50)
+    first = nnls(G, R)[0]
+    cupy.seed += 1000
+    np.testing.assert_array_equal(nnls(G, R)[0], first)
+
+
+def test_cells_beyond_the_grid_are_taken_in_turn(cupy: StandIn) -> None:
+    # The stand-in has 3 multiprocessors: 48 blocks of 16 cells are fewer than these.
+    G, R = draw_system(6, 3, 48 * 16 + 5)
+    H, _, residual = nnls(G, R)
+    assert residual.max() <= 1e-3 + 2e-6
+    np.testing.assert_array_equal(H[-5:], nnls(G, R[-5:])[0])
+
+
+@pytest.mark.parametrize("mode", ["fast", "tight"])
+def test_a_start_that_is_optimal_takes_no_sweep(cupy: StandIn, mode: str) -> None:
+    G, R = draw_system(8, 20, 40)
+    H = reference.nnls(G, R, 1e-9)
+    found, sweeps, _ = nnls(G, R, H, mode=mode)
+    assert (sweeps == 0).all()
+    np.testing.assert_allclose(found, H, rtol=1e-6 if mode == "fast" else 1e-14)
+
+
+def test_degenerate_systems_have_answers(cupy: StandIn) -> None:
+    G, R = draw_system(9, 12, 30)
+    L = np.linalg.cholesky(G).T
+    L[:, 3] = 0.0
+    L[:, 7] = L[:, 2]
+    L[:, 8] = L[:, 2] * (1 + 1e-6)
+    G = L.T @ L
+    R = np.random.default_rng(1).gamma(0.5, 1.0, (30, 12)) @ G
+    R[4] = 0.0
+    R[5] = -R[5]
+    for mode in ("fast", "tight"):
+        H, _, residual = nnls(G, R, mode=mode)
+        assert np.isfinite(H).all()
+        assert residual.max() <= 1.01e-3
+        assert not H[4].any()
+        assert not H[5].any()
+        assert not H[:, 3].any()
+
+
+def test_no_cells_is_no_launch(cupy: StandIn) -> None:
+    before = cupy.n_launches
+    H, sweeps, residual = nnls(np.eye(3), np.empty((0, 3)))
+    assert H.shape == (0, 3)
+    assert len(sweeps) == len(residual) == 0
+    assert cupy.n_launches == before
+
+
+def test_two_cells_to_a_group_end_as_one_does(cupy: StandIn) -> None:
+    G, R = draw_system(11, 100, 21)
+    assert Descent(100).columns == 2
+    fast = nnls(G, R)[0]
+    np.testing.assert_array_equal(fast[4:5], nnls(G, R[4:5])[0])
