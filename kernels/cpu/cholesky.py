@@ -21,9 +21,12 @@ Golub and Van Loan (2013), Matrix Computations, section 4.2, ISBN 978-1421407944
 
 from __future__ import annotations
 
-from math import sqrt
+from typing import Any
 
+from llvmlite import ir
 from numba import njit
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from tigon.kernels.cpu.lanes import at, fma, fnma, load, multiply, store
 
@@ -65,11 +68,25 @@ def gather(G, stride, index, p, ridge, factor, floor):  # type: ignore[no-untype
             floor[i * N_LANES + lane] = PIVOT_FLOOR * diagonal
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _invert(pivot, floor, inverse):  # type: ignore[no-untyped-def]
-    for lane in range(N_LANES):
-        d = pivot[lane]
-        inverse[lane] = 1.0 / sqrt(d) if d > floor[lane] else 0.0
+@intrinsic  # type: ignore[misc]
+def _inverse_root(_typing: Any, pivot: Any, floor: Any) -> Any:
+    """``1 / sqrt(pivot)`` in lanes where it is above ``floor``, 0 in the others."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        result = ir.Constant(context.get_value_type(pivot), ir.Undefined)
+        for i in range(pivot.parts):
+            d, least = (builder.extract_value(v, i) for v in args)
+            sqrt = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(d.type, [d.type]), f"llvm.sqrt.v{d.type.count}f64"
+            )
+            one = ir.Constant(d.type, [1.0] * d.type.count)
+            zero = ir.Constant(d.type, [0.0] * d.type.count)
+            above = builder.fcmp_ordered(">", d, least)
+            part = builder.select(above, builder.fdiv(one, builder.call(sqrt, [d])), zero)
+            result = builder.insert_value(result, part, i)
+        return result
+
+    return pivot(pivot, floor), generate
 
 
 @njit(cache=True, nogil=True)
@@ -112,14 +129,12 @@ def _diagonal(factor, inverse, floor, y, b):  # type: ignore[no-untyped-def]
         known = load(y, t * N_LANES, PARTS)
         a00, a10, a11 = fnma(u0, u0, a00), fnma(u0, u1, a10), fnma(u1, u1, a11)
         y0, y1 = fnma(u0, known, y0), fnma(u1, known, y1)
-    store(factor, here, a00)
-    _invert(factor[here:], floor[place:], inverse[place:])
-    d0 = load(inverse, place, PARTS)
+    d0 = _inverse_root(a00, load(floor, place, PARTS))
     a10, y0 = multiply(a10, d0), multiply(y0, d0)
     store(factor, here + N_LANES, a10)
-    store(factor, here + 3 * N_LANES, fnma(a10, a10, a11))
-    _invert(factor[here + 3 * N_LANES :], floor[place + N_LANES :], inverse[place + N_LANES :])
-    d1 = load(inverse, place + N_LANES, PARTS)
+    d1 = _inverse_root(fnma(a10, a10, a11), load(floor, place + N_LANES, PARTS))
+    store(inverse, place, d0)
+    store(inverse, place + N_LANES, d1)
     store(y, place, y0)
     store(y, place + N_LANES, multiply(fnma(a10, y0, y1), d1))
 
