@@ -10,11 +10,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cuda_emulation.loading import require_compiler, stand_in_for_cupy
+from cuda_emulation.loading import forget_kernels, require_compiler, stand_in_for_cupy
 from cuda_emulation.stand_in import EmulationError, StandIn
+from scipy.optimize import nnls as scipy_nnls
 
 from tigon.kernels import reference
+from tigon.kernels.gpu import modules
 from tigon.kernels.gpu.least_squares import Descent, nnls
+from tigon.kernels.gpu.modules import source
+from tigon.kernels.gpu.pivoting import pivot_into
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +155,81 @@ def test_two_cells_to_a_group_end_as_one_does(cupy: StandIn) -> None:
     assert Descent(100).columns == 2
     fast = nnls(G, R)[0]
     np.testing.assert_array_equal(fast[4:5], nnls(G, R[4:5])[0])
+
+
+def scipy_solution(G: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """SciPy on the Cholesky-reduced system: A^T A = G, A^T b = r."""
+    A = np.linalg.cholesky(G).T
+    return np.array([scipy_nnls(A, np.linalg.solve(A.T, r))[0] for r in R])
+
+
+@pytest.mark.parametrize("k", [1, 2, 20, 40, 100, 128])
+def test_exact_mode_agrees_with_scipy(cupy: StandIn, k: int) -> None:
+    G, R = draw_system(k + 1, k, 6)
+    H, pivots, residual = nnls(G, R, mode="exact")
+    assert residual.max() <= 1e-10
+    assert reference.kkt_residual(G, R, H).max() <= 1e-10
+    expected = scipy_solution(G, R)
+    assert np.abs(H - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert (pivots >= 1).all()
+
+
+@pytest.mark.parametrize("k", [7, 40])
+def test_exact_mode_from_zero_finds_the_same(cupy: StandIn, k: int) -> None:
+    G, R = draw_system(k + 2, k, 10)
+    H, pivots, residual = np.zeros((10, k)), np.empty(10, np.int32), np.empty(10)
+    pivot_into(G, R, H, pivots, residual, 1e-10)
+    assert residual.max() <= 1e-10
+    np.testing.assert_allclose(H, nnls(G, R, mode="exact")[0], atol=1e-10 * H.max())
+
+
+def test_exact_mode_on_degenerate_systems(cupy: StandIn) -> None:
+    """Duplicate, zero and nearly parallel factors, and more factors than genes."""
+    rng = np.random.default_rng(4)
+    parallel = rng.gamma(0.4, 1.0, (12, 60))
+    parallel[3] = 0.0
+    parallel[7] = parallel[2]
+    parallel[8] = parallel[2] + 1e-6 * parallel[5]
+    for L in (parallel, rng.gamma(0.4, 1.0, (12, 5)), np.ones((12, 1))):
+        G = L @ L.T
+        R = np.abs(rng.normal(0.0, 1.0, (20, L.shape[1]))) @ L.T
+        R[4] = 0.0
+        R[5] = -R[5]
+        H, _, residual = nnls(G, R, mode="exact")
+        assert np.isfinite(H).all()
+        assert (H >= 0).all()
+        assert not H[4:6].any()
+        # Nearly parallel factors amplify rounding by at most 1e6 / 1e-16 of the products.
+        assert residual.max() <= 1e-9
+        best = reference.nnls(G, R, 1e-9, max_sweeps=20_000)
+        values = [np.einsum("ci,ij,cj->c", X, G, X) - 2 * (X * R).sum(1) for X in (H, best)]
+        assert (values[0] <= values[1] + 1e-8 * np.abs(values[1])).all()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_exact_mode_does_not_depend_on_scale(cupy: StandIn, scale: float) -> None:
+    G, R = draw_system(13, 20, 8)
+    H = nnls(G, R, mode="exact")[0]
+    H_scaled, _, residual = nnls(G * scale, R * scale, mode="exact")
+    assert residual.max() <= 1e-10
+    np.testing.assert_allclose(H_scaled, H, atol=1e-10 * H.max())
+
+
+def test_exact_mode_falls_back_where_pivoting_ends_unsolved(
+    cupy: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(name: str) -> str:
+        text = source(name)
+        assert "PIVOTS_PER_FACTOR = 5" in text
+        return text.replace("PIVOTS_PER_FACTOR = 5", "PIVOTS_PER_FACTOR = 0")
+
+    G, R = draw_system(17, 20, 10)
+    expected = nnls(G, R, mode="exact")[0]
+    monkeypatch.setattr(modules, "source", stopping)
+    forget_kernels()
+    H, pivots, residual = np.zeros((10, 20)), np.empty(10, np.int32), np.empty(10)
+    pivot_into(G, R, H, pivots, residual, 1e-10)
+    forget_kernels()
+    assert (pivots == 1).all()
+    assert residual.max() <= 1e-10
+    np.testing.assert_allclose(H, expected, atol=1e-10 * H.max())

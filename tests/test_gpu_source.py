@@ -23,6 +23,7 @@ BUILDS = [
     ("descent.cu", descent_defines(20, "fast")),
     ("descent.cu", descent_defines(128, "fast")),
     ("descent.cu", descent_defines(128, "tight")),
+    ("pivoting.cu", {"FACTORS": 128}),
 ]
 NAMES = [f"{file}-{'-'.join(map(str, defines.values()))}" for file, defines in BUILDS]
 

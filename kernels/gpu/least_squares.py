@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tigon.kernels.gpu.modules import Kernel, contiguous, n_multiprocessors
+from tigon.kernels.gpu.pivoting import pivot_into
 
 if TYPE_CHECKING:
     import cupy
@@ -29,7 +30,7 @@ MAX_SWEEPS = 500
 _THREADS = 128
 _LANES = 8
 
-TOLERANCES = {"fast": 1e-3, "tight": 1e-6}
+TOLERANCES = {"fast": 1e-3, "tight": 1e-6, "exact": 1e-10}
 """KKT residual that each mode reaches unless told otherwise."""
 
 _ROUNDING = {"fast": 1e-6, "tight": 1e-14}
@@ -143,23 +144,28 @@ def nnls(
     tol
         KKT residual to reach; that of the mode where None.
     mode
-        "fast" (float32, 1e-3), or "tight" (float64, 1e-6).
+        "fast" (float32, 1e-3), "tight" (float64, 1e-6), or "exact" (float64,
+        1e-10): pivoting from what "fast" finds.
 
     Returns
     -------
     H
         Loadings, float32 in mode "fast" and float64 otherwise, shape (n, k).
     sweeps
-        Sweeps of each cell, int32, shape (n,).
+        Sweeps of each cell, pivots in mode "exact", int32, shape (n,).
     residual
         KKT residual of each cell, float64, shape (n,).
 
     Notes
     -----
-    One launch, no host synchronisation. Holds 16 bytes a cell beside R and H.
+    One launch ("exact": three), no host synchronisation. Holds 16 bytes a cell
+    beside R and H.
     """
     import cupy
 
+    tol = TOLERANCES[mode] if tol is None else tol
+    if mode == "exact":
+        return _exact(G, R, H0, tol)
     k = len(G)
     descent = Descent(k, mode)
     R = contiguous(R, descent.dtype)
@@ -170,6 +176,17 @@ def nnls(
     )
     sweeps = cupy.empty(len(R), np.int32)
     residual = cupy.empty(len(R), descent.dtype)
-    tol = TOLERANCES[mode] if tol is None else tol
     descent(contiguous(G, np.float64), R, H, sweeps, residual, warm=H0 is not None, tol=tol)
     return H, sweeps, residual.astype(np.float64)
+
+
+def _exact(
+    G: cupy.ndarray, R: cupy.ndarray, H0: cupy.ndarray | None, tol: float
+) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
+    import cupy
+
+    seed, pivots, _ = nnls(G, R, H0)
+    H = seed.astype(np.float64)
+    residual = cupy.empty(len(H), np.float64)
+    pivot_into(contiguous(G, np.float64), contiguous(R, np.float64), H, pivots, residual, tol)
+    return H, pivots, residual

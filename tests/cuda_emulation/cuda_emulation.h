@@ -293,6 +293,7 @@ inline int __all_sync(unsigned mask, int predicate) {
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
 inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
 
 template <typename T>

@@ -19,7 +19,8 @@ def require_compiler() -> None:
         pytest.skip("no g++: CUDA kernels are emulated with it")
 
 
-def _forget() -> None:
+def forget_kernels() -> None:
+    """Compile anew what is asked for next."""
     modules._function.cache_clear()
     modules._module.cache_clear()
 
@@ -30,11 +31,11 @@ def stand_in_for_cupy(folder: Path, seed: int = 0) -> Iterator[StandIn]:
     cupy = StandIn(folder, seed)
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = cupy
-    _forget()
+    forget_kernels()
     try:
         yield cupy
     finally:
-        _forget()
+        forget_kernels()
         if before is None:
             del sys.modules["cupy"]
         else:

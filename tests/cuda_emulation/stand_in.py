@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(')
+_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\(')
 _FLAGS = ["-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 
 _LAUNCHERS = """
