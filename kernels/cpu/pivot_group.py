@@ -45,8 +45,8 @@ class Group(NamedTuple):
     the passive factors; ``r``, ``x`` and ``g``, which are products, loadings and
     gradient of the scaled system, in the order of all factors. For every lane,
     ``largest`` is its largest |r| before scaling, ``limit`` the gradient below which a
-    factor enters, ``residual`` the KKT residual, ``n_bad`` and ``last`` (int64) the
-    number of infeasible factors and the largest index among them.
+    factor enters, ``residual`` the KKT residual, ``n_bad`` (int64) the number of
+    infeasible factors.
     """
 
     factor: NDArray[np.float64]
@@ -61,7 +61,6 @@ class Group(NamedTuple):
     limit: NDArray[np.float64]
     residual: NDArray[np.float64]
     n_bad: NDArray[np.int64]
-    last: NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
@@ -97,7 +96,6 @@ def new_group(k, stride):  # type: ignore[no-untyped-def]
         np.empty(N_LANES),
         np.empty(N_LANES),
         np.empty(N_LANES),
-        np.empty(N_LANES, np.int64),
         np.empty(N_LANES, np.int64),
     )
 
@@ -144,15 +142,14 @@ def _judge(system, k, group):  # type: ignore[no-untyped-def]
     """
     x, g = group.x, group.g
     for lane in range(N_LANES):
-        n_bad, last, worst, limit = 0, -1, 0.0, group.limit[lane]
+        n_bad, worst, limit = 0, 0.0, group.limit[lane]
         for j in range(k):
             i = j * N_LANES + lane
             diagonal = system.gram[j * system.stride + j]
             worst = max(worst, abs(min(x[i] * diagonal, g[i])) * system.scale[j])
             if x[i] < 0.0 or (x[i] == 0.0 and g[i] < limit):
                 n_bad += 1
-                last = j
-        group.n_bad[lane], group.last[lane] = n_bad, last
+        group.n_bad[lane] = n_bad
         group.residual[lane] = worst / group.largest[lane] if worst > 0.0 else 0.0
 
 

@@ -5,11 +5,11 @@ it, the loadings are one Cholesky solve. Passive factors that come out negative 
 the set, others whose gradient is negative enter it, all at once while their number
 falls. A cell's rounds end when no factor is left to exchange, which is the optimum.
 
-Where the number has not fallen for a while, G is nearly singular on the sets that were
-tried, or (rarely) the exchanges run in a circle. Such cells start again with a small
-ridge, which iterative refinement takes out of the solution, and with exchanges of one
-factor at a time, the one of the largest index, a rule without circles. Coordinate
-descent is what remains for a G that is not positive semi-definite.
+Where the number does not fall for a while, G is nearly singular on the sets that were
+tried, or (rarely) the exchanges run in a circle. Such cells are tried again with a small
+ridge, which iterative refinement takes out of the solution. Those that still do not
+settle are solved one factor at a time: the usual rule for them, to exchange the factor
+of the largest index, ends in theory and may take more than a thousand solves in practice.
 
 Rounds go over all unfinished cells, eight at a time, in the order of the sizes of
 their passive sets: nearly every cell has a set of its own, but not a size of its own.
@@ -29,17 +29,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.cholesky import N_LANES
-from tigon.kernels.cpu.pivot_descent import descend
 from tigon.kernels.cpu.pivot_group import new_group, scaled_system, solve_group
+from tigon.kernels.cpu.pivot_single import solve_single
 
 PATIENCE = 3
 """Full exchanges in a row that need not lower the number of infeasible factors."""
 
 RIDGE = 1e-11
-"""Far above the rounding of pivots, far below what refinement can take back."""
-
-DESCENT_SWEEPS = 5000
-"""The last resort's limit."""
+"""Far above the rounding of pivots, and small enough for refinement to take out."""
 
 
 class Progress(NamedTuple):
@@ -78,15 +75,12 @@ def _in_order_of_size(cells, size, counts, order):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _exchange(group, lane, row, single):  # type: ignore[no-untyped-def]
+def _exchange(group, lane, row):  # type: ignore[no-untyped-def]
     """Mark the next passive set in ``row``, 1 within and 0 outside; return its size."""
     size = 0
     for j in range(len(row)):
         x, g = group.x[j * N_LANES + lane], group.g[j * N_LANES + lane]
-        if single:
-            passive = (x != 0.0) != (j == group.last[lane])
-        else:
-            passive = x > 0.0 or (x == 0.0 and g < group.limit[lane])
+        passive = x > 0.0 or (x == 0.0 and g < group.limit[lane])
         row[j] = 1.0 if passive else 0.0
         size += passive
     return size
@@ -99,14 +93,14 @@ def _keep(system, group, lane, row):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _goes_on(group, lane, c, progress, has_rule):  # type: ignore[no-untyped-def]
-    """Whether a cell is to be exchanged once more, and counts it."""
+def _goes_on(group, lane, c, progress):  # type: ignore[no-untyped-def]
+    """Whether a cell is to be exchanged once more; counts what it has left."""
     n_bad = group.n_bad[lane]
     if n_bad < progress.fewest[c]:
         progress.fewest[c], progress.patience[c] = n_bad, PATIENCE
     else:
         progress.patience[c] -= 1
-    return n_bad > 0 and (has_rule or progress.patience[c] >= 0)
+    return n_bad > 0 and progress.patience[c] >= 0
 
 
 @njit(cache=True, nogil=True)
@@ -125,10 +119,8 @@ def _pivot(system, R, H, todo, tol, max_pivots, n_pivots, residual):  # type: ig
             for lane in range(len(cells)):
                 c = cells[lane]
                 n_pivots[c] += progress.size[c] > 0
-                goes_on = _goes_on(group, lane, c, progress, system.ridge > 0.0)
-                if goes_on and n_pivots[c] < max_pivots:
-                    single = progress.patience[c] < 0
-                    progress.size[c] = _exchange(group, lane, H[c], single)
+                if _goes_on(group, lane, c, progress) and n_pivots[c] < max_pivots:
+                    progress.size[c] = _exchange(group, lane, H[c])
                     todo[n_left] = c
                     n_left += 1
                     continue
@@ -139,21 +131,6 @@ def _pivot(system, R, H, todo, tol, max_pivots, n_pivots, residual):  # type: ig
                     n_given_up += 1
         n_todo = n_left
     return given_up[:n_given_up]
-
-
-@njit(cache=True, nogil=True)
-def _descend(system, G, R, H, cells, tol, residual):  # type: ignore[no-untyped-def]
-    """Coordinate descent of cells, and one solve on the passive set that it finds."""
-    k = R.shape[1]
-    group = new_group(k, system.stride)
-    for i in range(len(cells)):
-        c = cells[i]
-        residual[c] = descend(G, R[c], H[c], tol, DESCENT_SWEEPS)
-        solve_group(system, R, H, cells[i : i + 1], group, tol)
-        feasible = group.x[: k * N_LANES].min() >= 0.0
-        if feasible and group.residual[0] < residual[c]:
-            _keep(system, group, 0, H[c])
-            residual[c] = group.residual[0]
 
 
 @njit(cache=True, nogil=True)
@@ -182,7 +159,8 @@ def pivot_into(
         KKT residual, max_j |min(h_j G_jj, gradient_j)| over max_j |r_j|, at which a
         cell counts as solved: 1e-10 is far above rounding.
     max_pivots
-        Solves after which a cell is left to coordinate descent; 5 k is usual.
+        Solves after which a cell is left to the next method, and by the last of them
+        as it is; 5 k is usual.
     n_pivots
         Written: solves of every cell, int32, shape (n,).
     residual
@@ -204,4 +182,7 @@ def pivot_into(
     if len(rest) > 0:
         system = scaled_system(G, RIDGE)
         rest = _pivot(system, R, H, rest, tol, max_pivots, n_pivots, residual)
-        _descend(system, G, R, H, rest, tol, residual)
+        group = new_group(len(G), system.stride)
+        for c in rest:
+            n, residual[c] = solve_single(system, G, R[c], H[c], group, tol, max_pivots)
+            n_pivots[c] += n
