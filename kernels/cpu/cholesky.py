@@ -68,7 +68,7 @@ def gather(G, stride, index, p, ridge, factor, floor):  # type: ignore[no-untype
             floor[i * N_LANES + lane] = PIVOT_FLOOR * diagonal
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _inverse_root(_typing: Any, pivot: Any, floor: Any) -> Any:
     """``1 / sqrt(pivot)`` in lanes where it is above ``floor``, 0 in the others."""
 

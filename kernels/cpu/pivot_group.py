@@ -10,13 +10,23 @@ ways, so that the residual of the scaled system is the residual of the given one
 from __future__ import annotations
 
 from math import frexp, ldexp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import njit
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.cholesky import N_LANES, factor_length, gather, gradient, solve_passive
+from tigon.kernels.cpu.cholesky import (
+    N_LANES,
+    PARTS,
+    factor_length,
+    gather,
+    gradient,
+    solve_passive,
+)
+from tigon.kernels.cpu.lanes import absolute, add, load, maximum, multiply, store
 
 ENTERS = 1e-13
 """A gradient below minus this, relative to the largest product, is not rounding."""
@@ -41,26 +51,27 @@ class System(NamedTuple):
 class Group(NamedTuple):
     """Scratch of a group: flat arrays, lanes innermost, float64 unless said.
 
-    ``factor``, ``pivots``, ``floors``, ``y`` and ``index`` (int64) are in the order of
-    the passive factors; ``r``, ``x`` and ``g``, which are products, loadings and
-    gradient of the scaled system, in the order of all factors. For every lane,
-    ``largest`` is its largest |r| before scaling, ``limit`` the gradient below which a
-    factor enters, ``residual`` the KKT residual, ``n_bad`` (int64) the number of
-    infeasible factors.
+    In the order of the passive factors: ``factor``, ``pivots`` (one over their roots),
+    ``floors``, ``y`` and ``passive`` (int64). In the order of all factors: ``r``, ``x``
+    and ``g``, products, loadings and gradient of the scaled system. One for every lane:
+    ``largest`` |r| before scaling, ``limit`` of the gradient below which a factor
+    enters, KKT ``residual``, ``n_bad`` infeasible factors, and ``end`` (int64), the
+    place behind its last passive factor.
     """
 
     factor: NDArray[np.float64]
     pivots: NDArray[np.float64]
     floors: NDArray[np.float64]
     y: NDArray[np.float64]
-    index: NDArray[np.int64]
+    passive: NDArray[np.int64]
     r: NDArray[np.float64]
     x: NDArray[np.float64]
     g: NDArray[np.float64]
     largest: NDArray[np.float64]
     limit: NDArray[np.float64]
     residual: NDArray[np.float64]
-    n_bad: NDArray[np.int64]
+    n_bad: NDArray[np.float64]
+    end: NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
@@ -88,11 +99,12 @@ def new_group(k, stride):  # type: ignore[no-untyped-def]
         np.empty(factor_length(most)),
         np.empty(most * N_LANES),
         np.empty(most * N_LANES),
-        np.empty(most * N_LANES),
-        np.empty(most * N_LANES, np.int64),
+        np.empty((most + 1) * N_LANES),
+        np.empty((most + 1) * N_LANES, np.int64),
         np.zeros(stride * N_LANES),
         np.zeros(stride * N_LANES),
         np.empty(stride * N_LANES),
+        np.empty(N_LANES),
         np.empty(N_LANES),
         np.empty(N_LANES),
         np.empty(N_LANES),
@@ -102,7 +114,10 @@ def new_group(k, stride):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _load(system, R, H, cells, group):  # type: ignore[no-untyped-def]
-    """Products and passive sets of cells; the size of the largest set, made even."""
+    """Products and passive sets of cells; the size of the largest set, made even.
+
+    Without a branch on the marks, which no processor could foresee.
+    """
     k = R.shape[1]
     most = 0
     for lane in range(N_LANES):
@@ -112,26 +127,47 @@ def _load(system, R, H, cells, group):  # type: ignore[no-untyped-def]
             product = R[c, j] * system.inverse[j]
             group.r[j * N_LANES + lane] = product
             largest, limit = max(largest, abs(R[c, j])), max(limit, abs(product))
-            if H[c, j] > 0.0 and system.inverse[j] > 0.0:
-                group.index[place] = j
-                group.y[place] = product
-                place += N_LANES
-        most = max(most, place // N_LANES)
-        for rest in range(place, len(group.index), N_LANES):
-            group.index[rest] = k
-            group.y[rest] = 0.0
+            group.passive[place], group.y[place] = j, product
+            place += N_LANES * ((H[c, j] > 0.0) & (system.inverse[j] > 0.0))
         group.largest[lane], group.limit[lane] = largest, -ENTERS * limit
-    return most + most % 2
+        group.end[lane] = place
+        most = max(most, place // N_LANES)
+    most += most % 2
+    for lane in range(N_LANES):
+        for rest in range(group.end[lane], most * N_LANES, N_LANES):
+            group.passive[rest], group.y[rest] = k, 0.0
+    return most
 
 
 @njit(cache=True, nogil=True)
 def _solve(system, group, p):  # type: ignore[no-untyped-def]
     """Add the solution for the right-hand side ``y`` to ``x``; then the gradient."""
-    gather(system.gram, system.stride, group.index, p, system.ridge, group.factor, group.floors)
+    gather(system.gram, system.stride, group.passive, p, system.ridge, group.factor, group.floors)
     solve_passive(group.factor, group.pivots, group.floors, group.y, p)
     for place in range(p * N_LANES):
-        group.x[group.index[place] * N_LANES + place % N_LANES] += group.y[place]
+        group.x[group.passive[place] * N_LANES + place % N_LANES] += group.y[place]
     gradient(system.gram, system.stride, group.x, group.r, group.g)
+
+
+@intrinsic
+def _infeasible(_typing: Any, x: Any, g: Any, limit: Any) -> Any:
+    """0 in lanes where ``x > 0``, or where ``x == 0`` and ``g >= limit``; 1 in the others."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        result = ir.Constant(context.get_value_type(x), ir.Undefined)
+        for i in range(x.parts):
+            loading, gradient, least = (builder.extract_value(v, i) for v in args)
+            zero = ir.Constant(loading.type, [0.0] * loading.type.count)
+            one = ir.Constant(loading.type, [1.0] * loading.type.count)
+            stays_out = builder.and_(
+                builder.fcmp_ordered("==", loading, zero),
+                builder.fcmp_ordered(">=", gradient, least),
+            )
+            good = builder.or_(builder.fcmp_ordered(">", loading, zero), stays_out)
+            result = builder.insert_value(result, builder.select(good, zero, one), i)
+        return result
+
+    return x(x, g, limit), generate
 
 
 @njit(cache=True, nogil=True)
@@ -140,17 +176,20 @@ def _judge(system, k, group):  # type: ignore[no-untyped-def]
 
     A passive factor whose pivot collapsed has loading 0 and is judged by its gradient.
     """
-    x, g = group.x, group.g
+    limit = load(group.limit, 0, PARTS)
+    n_bad = worst = multiply(limit, 0.0)
+    for j in range(k):
+        x, g = load(group.x, j * N_LANES, PARTS), load(group.g, j * N_LANES, PARTS)
+        n_bad = add(n_bad, _infeasible(x, g, limit))
+        # min(a, g) = -max(-a, -g), whose sign the absolute value drops.
+        excess = multiply(x, -system.gram[j * system.stride + j])
+        left = maximum(excess, multiply(g, -1.0))
+        worst = maximum(worst, multiply(absolute(left), system.scale[j]))
+    store(group.n_bad, 0, n_bad)
+    store(group.residual, 0, worst)
     for lane in range(N_LANES):
-        n_bad, worst, limit = 0, 0.0, group.limit[lane]
-        for j in range(k):
-            i = j * N_LANES + lane
-            diagonal = system.gram[j * system.stride + j]
-            worst = max(worst, abs(min(x[i] * diagonal, g[i])) * system.scale[j])
-            if x[i] < 0.0 or (x[i] == 0.0 and g[i] < limit):
-                n_bad += 1
-        group.n_bad[lane] = n_bad
-        group.residual[lane] = worst / group.largest[lane] if worst > 0.0 else 0.0
+        if group.residual[lane] > 0.0:
+            group.residual[lane] /= group.largest[lane]
 
 
 @njit(cache=True, nogil=True)
@@ -161,7 +200,7 @@ def _refine(system, k, group, p, tol):  # type: ignore[no-untyped-def]
         off = group.n_bad[lane] == 0 and (group.residual[lane] > tol or system.ridge > 0.0)
         needed |= off
         for place in range(lane, p * N_LANES, N_LANES):
-            left = group.g[group.index[place] * N_LANES + lane]
+            left = group.g[group.passive[place] * N_LANES + lane]
             group.y[place] = -left if off else 0.0
     if needed:
         _solve(system, group, p)

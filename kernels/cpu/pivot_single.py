@@ -89,7 +89,7 @@ def _steepest(g, limit, passive, barred):  # type: ignore[no-untyped-def]
 def _keep_better(G, r, found, h):  # type: ignore[no-untyped-def]
     """Write ``found`` to h if its residual is lower, which only a hopeless G prevents."""
     kept, residual = _residual(G, r, h), _residual(G, r, found)
-    if residual < kept:
+    if residual < kept and np.isfinite(found).all():
         h[:], kept = found, residual
     return kept
 

@@ -95,7 +95,7 @@ def _keep(system, group, lane, row):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _goes_on(group, lane, c, progress):  # type: ignore[no-untyped-def]
     """Whether a cell is to be exchanged once more; counts what it has left."""
-    n_bad = group.n_bad[lane]
+    n_bad = int(group.n_bad[lane])
     if n_bad < progress.fewest[c]:
         progress.fewest[c], progress.patience[c] = n_bad, PATIENCE
     else:
