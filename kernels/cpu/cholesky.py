@@ -54,7 +54,24 @@ def _block(b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def gather(G, stride, index, p, ridge, factor, floor):  # type: ignore[no-untyped-def]
-    """Passive blocks of G into the places of their factors; floors of the pivots."""
+    """Copy passive blocks of G to the places of their factors.
+
+    Parameters
+    ----------
+    G
+        Gram matrix, float64, flat, ``stride`` rows and columns; zero in the row and
+        column that filled-up places point to.
+    stride
+        Elements from one row of G to the next.
+    index
+        Passive factors of every lane, int64, flat, at least p * N_LANES.
+    p
+        Passive factors of the fullest lane, rounded up to even.
+    ridge
+        Added to the diagonal, relative to it.
+    factor, floor
+        Written: see :func:`solve_passive`.
+    """
     for i in range(p):
         row = _block(i // 2) + (i % 2) * N_LANES
         for lane in range(N_LANES):
@@ -187,7 +204,22 @@ def solve_passive(factor, inverse, floor, y, p):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def gradient(G, stride, x, r, out):  # type: ignore[no-untyped-def]
-    """``out = G x - r`` in every lane; ``stride`` rows and columns, a multiple of four."""
+    """Compute ``out = G x - r`` in every lane.
+
+    Parameters
+    ----------
+    G
+        Float64, flat, ``stride`` rows and columns.
+    stride
+        A multiple of four.
+    x, r, out
+        Float64, flat, stride * N_LANES; ``out`` is written.
+
+    Notes
+    -----
+    2 stride^2 floating-point operations in every lane: zeros in x are not left out,
+    since no eight cells have them in the same places.
+    """
     for j in range(0, stride, 4):
         base = j * stride
         here = j * N_LANES

@@ -193,8 +193,8 @@ def _judge(system, k, group):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _refine(system, k, group, p, tol):  # type: ignore[no-untyped-def]
-    """One step of iterative refinement of feasible cells that rounding or ridge keep off."""
+def _left_over(system, group, p, tol):  # type: ignore[no-untyped-def]
+    """Right-hand sides of what feasible cells are off by rounding or ridge; if any are."""
     needed = False
     for lane in range(N_LANES):
         off = group.n_bad[lane] == 0 and (group.residual[lane] > tol or system.ridge > 0.0)
@@ -202,9 +202,7 @@ def _refine(system, k, group, p, tol):  # type: ignore[no-untyped-def]
         for place in range(lane, p * N_LANES, N_LANES):
             left = group.g[group.passive[place] * N_LANES + lane]
             group.y[place] = -left if off else 0.0
-    if needed:
-        _solve(system, group, p)
-        _judge(system, k, group)
+    return needed
 
 
 @njit(cache=True, nogil=True)
@@ -227,6 +225,8 @@ def solve_group(system, R, H, cells, group, tol):  # type: ignore[no-untyped-def
     k = R.shape[1]
     p = _load(system, R, H, cells, group)
     group.x[:] = 0.0
-    _solve(system, group, p)
-    _judge(system, k, group)
-    _refine(system, k, group, p, tol)
+    for refined in range(2):
+        _solve(system, group, p)
+        _judge(system, k, group)
+        if refined == 1 or not _left_over(system, group, p, tol):
+            break

@@ -34,8 +34,9 @@ def _add_scaled(out, a, row):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _descend(G, r, h):  # type: ignore[no-untyped-def]
     """Coordinate descent from zero loadings."""
-    g = -r
-    h[:] = 0.0
+    g = np.empty_like(h)
+    for j in range(len(h)):
+        h[j], g[j] = 0.0, -r[j]
     for _ in range(SWEEPS):
         for j in range(len(h)):
             if G[j, j] > 0.0:
@@ -46,15 +47,18 @@ def _descend(G, r, h):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _residual(G, r, h):  # type: ignore[no-untyped-def]
-    """KKT residual max_j |min(h_j G_jj, gradient_j)| / max_j |r_j| where G_jj > 0."""
-    gradient, worst = -r, 0.0
+def _residual(G, r, h, g):  # type: ignore[no-untyped-def]
+    """KKT residual max_j |min(h_j G_jj, g_j)| / max_j |r_j| where G_jj > 0; g is written."""
+    worst, largest = 0.0, 0.0
+    for j in range(len(h)):
+        g[j] = -r[j]
+        largest = max(largest, abs(r[j]))
     for o in range(len(h)):
-        _add_scaled(gradient, h[o], G[o])
+        _add_scaled(g, h[o], G[o])
     for j in range(len(h)):
         if G[j, j] > 0.0:
-            worst = max(worst, abs(min(h[j] * G[j, j], gradient[j])))
-    return worst / np.abs(r).max() if worst > 0.0 else 0.0
+            worst = max(worst, abs(min(h[j] * G[j, j], g[j])))
+    return worst / largest if worst > 0.0 else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -88,9 +92,14 @@ def _steepest(g, limit, passive, barred):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _keep_better(G, r, found, h):  # type: ignore[no-untyped-def]
     """Write ``found`` to h if its residual is lower, which only a hopeless G prevents."""
-    kept, residual = _residual(G, r, h), _residual(G, r, found)
-    if residual < kept and np.isfinite(found).all():
-        h[:], kept = found, residual
+    g, finite = np.empty_like(h), True
+    for j in range(len(h)):
+        finite &= found[j] < np.inf
+    kept, residual = _residual(G, r, h, g), _residual(G, r, found, g)
+    if finite and residual < kept:
+        kept = residual
+        for j in range(len(h)):
+            h[j] = found[j]
     return kept
 
 
@@ -116,12 +125,15 @@ def solve_single(system, G, r, h, group, tol, max_solves):  # type: ignore[no-un
         Solves after which the loadings stay where they are.
     """
     k = len(h)
+    R, marks, first = np.empty((1, k)), np.empty((1, k)), np.zeros(1, np.int64)
+    z, g, passive = np.empty(k), np.empty_like(group.g), marks[0]
+    barred, entering, n_solves = np.zeros(k, np.bool_), -1, 0
     _descend(G, r, h)
-    z, passive = h * system.scale[:k], np.where(h > 0.0, 1.0, 0.0)
-    barred, entering, g = np.zeros(k, np.bool_), -1, np.empty_like(group.g)
-    first, n_solves = np.zeros(1, np.int64), 0
+    for j in range(k):
+        R[0, j], z[j] = r[j], h[j] * system.scale[j]
+        passive[j] = 1.0 if h[j] > 0.0 else 0.0
     while n_solves < max_solves:
-        solve_group(system, r.reshape(1, k), passive.reshape(1, k), first, group, tol)
+        solve_group(system, R, marks, first, group, tol)
         n_solves += 1
         if entering >= 0 and group.x[entering * N_LANES] <= 0.0:
             # Its gradient was rounding: without it, the last solution still stands.
@@ -131,9 +143,12 @@ def solve_single(system, G, r, h, group, tol, max_solves):  # type: ignore[no-un
             entering = -1
             if not _move(group.x, z, passive):
                 continue
-            g[:] = group.g
+            for i in range(len(g)):
+                g[i] = group.g[i]
         entering = _steepest(g, group.limit[0], passive, barred)
         if entering < 0:
             break
         passive[entering] = 1.0
-    return n_solves, _keep_better(G, r, z * system.inverse[:k], h)
+    for j in range(k):
+        z[j] *= system.inverse[j]
+    return n_solves, _keep_better(G, r, z, h)

@@ -170,8 +170,8 @@ def pivot_into(
     Notes
     -----
     A solve with p passive factors takes p^3 / 3 + 2 p^2 + 2 k^2 floating-point
-    operations; a good start needs one or two, a cold one four or five. Holds about
-    40 k^2 + 700 k + 48 n bytes beside its arguments. Every cell's loadings depend
+    operations; a good start needs one or two, a cold one three to five. Holds about
+    40 k^2 + 500 k + 48 n bytes beside its arguments. Every cell's loadings depend
     on its own products, marks and G: never on other cells, or their order.
 
     Of several optima, which a singular G has, the one found depends on the start.
