@@ -18,14 +18,22 @@ FOLDER = Path(__file__).resolve().parents[1] / "kernels" / "gpu"
 NVCC = shutil.which("nvcc")
 ARCHITECTURES = ("sm_80", "sm_90")
 
+TYPES: dict[str, int | str] = {"Gene": "unsigned short", "Count": "unsigned short"}
+
 # One or two ways of compiling each source: the extremes of what a lane holds.
 BUILDS = [
     ("descent.cu", descent_defines(20, "fast")),
     ("descent.cu", descent_defines(128, "fast")),
     ("descent.cu", descent_defines(128, "tight")),
     ("pivoting.cu", {"FACTORS": 128}),
+    ("hals.cu", descent_defines(128, "tight")),
+    ("sparse.cu", {"FACTORS": 128, **TYPES}),
+    ("transpose.cu", TYPES),
+    ("pairs.cu", TYPES),
+    ("dense.cu", {"FACTORS": 128}),
+    ("online.cu", {}),
 ]
-NAMES = [f"{file}-{'-'.join(map(str, defines.values()))}" for file, defines in BUILDS]
+NAMES = ["-".join([file, *map(str, defines.values())]) for file, defines in BUILDS]
 
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the path")
 
@@ -44,7 +52,7 @@ def test_headers_are_put_in_once() -> None:
     for file, _ in BUILDS:
         text = source(file)
         assert "#include" not in text
-        assert text.count("constexpr unsigned ALL_LANES") == 1
+        assert text.count("constexpr unsigned ALL_LANES") <= 1
 
 
 @needs_nvcc

@@ -53,16 +53,14 @@ def descent_defines(k: int, mode: str) -> dict[str, int | str]:
     return {"FACTORS": k, "SLOTS": slots(k), "COLUMNS": columns, "Real": real}
 
 
-def descent_kernel(name: str, k: int, mode: str) -> Kernel:
-    """A kernel of ``descent.cu`` for k factors, in float32 ("fast") or float64.
+def descent_kernel(name: str, k: int, mode: str, file: str = "descent.cu") -> Kernel:
+    """A kernel built on ``descent.cuh`` for k factors, in float32 ("fast") or float64.
 
     Shared memory holds G padded to the lanes, its diagonal blocks and two scales.
     """
     rows, width = -(-k // _LANES) * _LANES, slots(k) * _LANES
     values = rows * width + rows * _LANES + 2 * width
-    return Kernel(
-        "descent.cu", name, values * (4 if mode == "fast" else 8), **descent_defines(k, mode)
-    )
+    return Kernel(file, name, values * (4 if mode == "fast" else 8), **descent_defines(k, mode))
 
 
 class Descent:
@@ -85,6 +83,10 @@ class Descent:
         self.columns = int(descent_defines(k, mode)["COLUMNS"])
         self._kernel = descent_kernel("nnls", k, mode)
         self._max_blocks = 16 * n_multiprocessors(cupy.cuda.runtime.getDevice())
+
+    def limit(self, tol: float) -> float:
+        """The residual that is asked for: the tolerance, and what rounding leaves."""
+        return tol + self._rounding
 
     def __call__(
         self,
@@ -117,7 +119,7 @@ class Descent:
         n = len(R)
         cells = _THREADS // _LANES * self.columns
         blocks = min(-(-n // cells), self._max_blocks)
-        limit = np.float64(tol + self._rounding)
+        limit = np.float64(self.limit(tol))
         self._kernel(
             blocks, _THREADS, G, R, H, sweeps, residual,
             np.int32(n), np.int32(warm), limit, np.int32(MAX_SWEEPS),

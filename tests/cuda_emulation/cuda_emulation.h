@@ -87,7 +87,7 @@ inline void wake_warp(unsigned warp) {
   }
 }
 
-enum Operation { SYNC = 1, SHUFFLE, VOTE };
+enum Operation { SYNC = 1, SHUFFLE, VOTE, MATCH };
 
 /// Meet the other lanes of `mask`; afterwards slot[generation & 1] holds all their values.
 inline const uint64_t* meet(unsigned mask, int operation, uint64_t value) {
@@ -290,6 +290,17 @@ inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask,
 
 inline int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == mask;
+}
+
+template <typename T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  const uint64_t own = emulation::bits_of(value);
+  const uint64_t* values = emulation::meet(mask, emulation::MATCH, own);
+  unsigned found = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) && values[lane] == own) found |= 1u << lane;
+  }
+  return found;
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cuda_emulation.stand_in import StandIn
+from cuda_emulation.stand_in import CupyX, StandIn
 from tigon.kernels.gpu import modules
 
 
@@ -29,14 +29,16 @@ def forget_kernels() -> None:
 def stand_in_for_cupy(folder: Path, seed: int = 0) -> Iterator[StandIn]:
     """``import cupy`` gives the stand-in meanwhile; nothing compiled is kept afterwards."""
     cupy = StandIn(folder, seed)
-    before = sys.modules.get("cupy")
-    sys.modules["cupy"] = cupy
+    given = {"cupy": cupy, "cupyx": CupyX()}
+    before = {name: sys.modules.get(name) for name in given}
+    sys.modules.update(given)
     forget_kernels()
     try:
         yield cupy
     finally:
         forget_kernels()
-        if before is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 HEADER = Path(__file__).with_name("cuda_emulation.h")
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)\(')
+_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([\w, ]+\)\s+)?(\w+)\(')
 _FLAGS = ["-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
 
 _LAUNCHERS = """
@@ -136,21 +136,123 @@ class StandIn(ModuleType):
         return np.array(array)
 
     @staticmethod
-    def empty(shape: Any, dtype: Any = float) -> np.ndarray:
+    def empty(shape: Any, dtype: Any = float) -> DeviceArray:
         """Not zeros, as on a device: NaN, or the largest integer."""
         dtype = np.dtype(dtype)
-        return np.full(shape, np.nan if dtype.kind == "f" else np.iinfo(dtype).max, dtype)
+        unwritten = np.nan if dtype.kind == "f" else np.iinfo(dtype).max
+        return np.full(shape, unwritten, dtype).view(DeviceArray)
 
 
-class _Cuda:
-    """``cupy.cuda``: one device, streams that run at once, graphs that replay launches."""
+class DeviceArray(np.ndarray):
+    """An array that is copied to on a stream, as ``cupy.ndarray.set`` does."""
+
+    def set(self, host: np.ndarray, stream: Stream) -> None:
+        assert self.shape == host.shape
+        assert self.dtype == host.dtype
+        stream.queue.append(lambda: np.copyto(self, host))
+
+
+class Event:
+    """A place in a stream's queue; what stands before it is done once it is waited for."""
+
+    def __init__(self, **_: Any) -> None:
+        self.stream: Stream | None = None
+        self.place = 0
+
+    def synchronize(self) -> None:
+        if self.stream is not None:
+            self.stream.run_to(self.place)
+
+
+class Stream:
+    """Copies wait in a queue until somebody waits for them; kernels run at once.
+
+    So a copy that is not waited for is seen to be missing, and memory that is
+    written before its copy was done is seen to be wrong.
+    """
 
     def __init__(self, cupy: StandIn) -> None:
         self.cupy = cupy
+        self.queue: list[Any] = []
+        self.n_done = 0
+
+    def run_to(self, place: int) -> None:
+        while self.n_done < place:
+            self.queue[self.n_done]()
+            self.n_done += 1
+
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.stream, event.place = self, len(self.queue)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        if event.stream is not self:
+            self.queue.append(event.synchronize)
+            if self is self.cupy.cuda.null:
+                self.synchronize()
+
+    def synchronize(self) -> None:
+        self.run_to(len(self.queue))
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def begin_capture(self) -> None:
+        self.cupy.graph = []
+
+    def end_capture(self) -> Graph:
+        launches, self.cupy.graph = self.cupy.graph, None
+        assert launches is not None
+        return Graph(launches)
+
+
+class Graph:
+    """Launches that were captured and not run; run at every ``launch``."""
+
+    def __init__(self, launches: list[Any]) -> None:
+        self.launches = launches
+
+    def launch(self, stream: Stream) -> None:
+        assert stream.cupy.graph is None
+        for kernel, *how in self.launches:
+            kernel.run(*how)
+
+
+class _Cuda:
+    """``cupy.cuda``: one device of three multiprocessors."""
+
+    Event = Event
+
+    def __init__(self, cupy: StandIn) -> None:
         self.runtime = self
+        self.null = Stream(cupy)
+        self.cupy = cupy
+
+    def Stream(self, *, non_blocking: bool) -> Stream:
+        return Stream(self.cupy)
 
     def Device(self, device: int = 0) -> Any:
-        return type("Device", (), {"id": 0, "attributes": {"MultiProcessorCount": 3}})()
+        return type("Device", (), {"id": device, "attributes": {"MultiProcessorCount": 3}})()
 
     def getDevice(self) -> int:
         return 0
+
+    def get_current_stream(self) -> Stream:
+        return self.null
+
+    def memGetInfo(self) -> tuple[int, int]:
+        return 10_000, 20_000
+
+
+class CupyX(ModuleType):
+    """``cupyx``, as much of it as is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__("cupyx")
+
+    @staticmethod
+    def empty_pinned(shape: Any, dtype: Any) -> np.ndarray:
+        return np.asarray(StandIn.empty(shape, dtype))
