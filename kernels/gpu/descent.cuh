@@ -10,11 +10,11 @@
 #pragma once
 #include "group.cuh"
 
-constexpr int RUNS = (FACTORS + GROUP - 1) / GROUP;  // runs of eight factors
-constexpr int ROWS = RUNS * GROUP;                   // rows of G held: padded factors have zeros
-constexpr int WIDTH = SLOTS * GROUP;
-constexpr int VECTOR = SLOTS % 2 == 0 ? 2 : 1;       // slots that one load from shared memory brings
-constexpr int UNROLLED = RUNS <= 6 ? RUNS : 1;       // longer code falls out of the instruction cache
+inline constexpr int RUNS = (FACTORS + GROUP - 1) / GROUP;  // runs of eight factors
+inline constexpr int ROWS = RUNS * GROUP;                   // rows of G held: padded factors have zeros
+inline constexpr int WIDTH = SLOTS * GROUP;
+inline constexpr int VECTOR = SLOTS % 2 == 0 ? 2 : 1;       // slots that one load from shared memory brings
+inline constexpr int UNROLLED = RUNS <= 6 ? RUNS : 1;       // longer code falls out of the instruction cache
 
 static_assert(RUNS <= SLOTS, "a lane must have a slot for each run of factors");
 

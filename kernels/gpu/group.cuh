@@ -4,9 +4,9 @@
 // would serialise them. Callers keep their warps whole.
 #pragma once
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
-constexpr int GROUP = 8;           // lanes that share a column
-constexpr int GROUPS_PER_WARP = 4;
+inline constexpr unsigned ALL_LANES = 0xffffffffu;
+inline constexpr int GROUP = 8;           // lanes that share a column
+inline constexpr int GROUPS_PER_WARP = 4;
 
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
