@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from tigon.kernels.factors import gram
-from tigon.kernels.minibatch import CellTile, Metagenes
+from tigon.kernels.cpu.step import MetageneTable
+from tigon.kernels.tile import CellTile
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Problem:
     """A tile, its metagenes, and the same things dense in float64."""
 
     tile: CellTile
-    metagenes: Metagenes
+    metagenes: MetageneTable
     X: sparse.csr_array
     W: NDArray[np.float64]
     V: NDArray[np.float64]
@@ -43,10 +43,9 @@ def draw_problem(
         np.arange(n),
         counts.indptr.astype(np.int64),
         counts.indices.astype(np.uint16),
-        counts.data.astype(np.float32),
+        counts.data.astype(np.uint16),
         weights,
     )
-    scaled = np.ascontiguousarray(((W + V) * scale).T, np.float32)
-    metagenes = Metagenes(scaled, gram(W + V, V, lam).astype(np.float32), scale)
+    metagenes = MetageneTable.of(W, V, lam, scale, np.ones(m, bool))
     X = sparse.csr_array(counts.multiply(weights[:, None].astype(float)).multiply(scale[None, :]))
     return Problem(tile, metagenes, X, W.astype(float), V.astype(float), lam)

@@ -32,7 +32,7 @@ class INMFConfig:
         HALS sweeps over W and every touched V_i in a step.
     tol
         Tolerance of the loadings while training, relative to the largest
-        product of the cell (see ``tigon.kernels.nnls``).
+        product of the cell (see ``tigon.kernels.cpu.descent``).
     tol_final
         The same for the loadings that are reported.
     tol_objective

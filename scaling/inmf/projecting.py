@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.minibatch import loadings
+from tigon.kernels.cpu.step import loadings
 from tigon.kernels.moments import cell_sums
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets

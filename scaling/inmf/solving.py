@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.factors import gram
-from tigon.kernels.minibatch import TileStatistics, minibatch_step
+from tigon.kernels.cpu.genes import add_turned
+from tigon.kernels.cpu.step import MetageneTable, minibatch_step
+from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
 from tigon.storage.packs.pack import Pack
@@ -97,18 +98,19 @@ def solve_all(
     for block in engine.read_ahead(lambda cut: pack.read(*cut), cuts):
         for tile, H, found in engine.ordered_map(solve, cut_tiles(block)):
             A[tile.dataset] += found.A
-            B[tile.dataset] += found.B
+            add_turned(B[tile.dataset], found.B)
             squared_norm += found.squared_norm
             n_unfinished += found.n_unfinished
             write(block.positions[tile.cells.rows], H)
         done += len(block.datasets)
         progress("solving loadings", done, pack.n_cells)
-    objective = squared_norm + _explained(problem, W, V, A, B)
+    objective = squared_norm + _explained(problem, metagenes, W, V, A, B)
     return Solution(A, B, objective, n_unfinished)
 
 
 def _explained(
     problem: Problem,
+    metagenes: list[MetageneTable],
     W: NDArray[np.float32],
     V: NDArray[np.float32],
     A: NDArray[np.float64],
@@ -118,5 +120,5 @@ def _explained(
     total = 0.0
     for i in range(problem.n_datasets):
         L = (W + V[i]) * problem.measured[i]
-        total += float((gram(L, V[i], problem.lam) * A[i]).sum() - 2.0 * (B[i] * L).sum())
+        total += float((metagenes[i].gram * A[i]).sum() - 2.0 * (B[i] * L).sum())
     return total

@@ -5,15 +5,68 @@ as in ``state``:
 
     W_j   <- max(0, W_j + (T - S W)_j / S_jj)
     V_i,j <- max(0, V_i,j + (B_i - A_i W - (1 + lambda) A_i V_i)_j / ((1 + lambda) A_i,jj))
+
+Genes are independent: each task takes a fixed range of them through the whole step.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tigon.kernels.factors import add_product, hals
-from tigon.kernels.minibatch import TileStatistics
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.kernels.cpu.genes import add_product, fold, hals
+from tigon.kernels.cpu.sweep import SolverGram
+from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem, State
+
+if TYPE_CHECKING:
+    from tigon.scaling.engine import ThreadEngine
+
+RANGE_GENES = 512
+"""Genes of a task; fixed, so that results never depend on the threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a mini-batch changes for one dataset.
+
+    Attributes
+    ----------
+    dataset
+        Its number.
+    delta
+        X^T H of the mini-batch, float64, shape (m, k).
+    remaining, fade
+        Weight of the previous epoch's sums, and by how much it fell.
+    gram, change
+        A_i and by how much it grew, as kernels read them.
+    """
+
+    dataset: int
+    delta: NDArray[np.float64]
+    remaining: float
+    fade: float
+    gram: SolverGram
+    change: SolverGram
+
+
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """Room for what one dataset's V is updated from; ranges of genes share it.
+
+    Attributes
+    ----------
+    target
+        (B_i - A_i W) / (1 + lambda), float64, shape (k, m).
+    moved
+        What V_i gained, float32, shape (k, m).
+    """
+
+    target: NDArray[np.float64]
+    moved: NDArray[np.float32]
 
 
 def apply_step(
@@ -21,6 +74,7 @@ def apply_step(
     problem: Problem,
     deltas: dict[int, TileStatistics],
     n_sweeps: int,
+    engine: ThreadEngine,
 ) -> None:
     """Take in what a mini-batch found and improve the metagenes, in place.
 
@@ -29,51 +83,89 @@ def apply_step(
     state, problem
         The state, updated, and what is factorised.
     deltas
-        Statistics of the mini-batch by dataset; emptied, so that hundreds of
-        datasets are not held twice.
+        Statistics of the mini-batch by dataset; emptied.
     n_sweeps
         HALS sweeps.
+    engine
+        Where it runs.
 
     Notes
     -----
     About 4 k^2 m multiplications for each dataset touched, none for others.
     """
-    touched = sorted(deltas)
-    for dataset in touched:
-        _fold(state, problem, dataset, deltas.pop(dataset))
-    for _ in range(n_sweeps):
-        _update_W(state)
-        for dataset in touched:
-            _update_V(state, problem, dataset)
+    changes = [_take_in(state, problem, dataset, deltas.pop(dataset)) for dataset in sorted(deltas)]
+    grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
+    scratch = _Scratch(np.empty_like(state.T), np.empty_like(state.W))
+    m = problem.n_genes
+    ranges = [slice(start, min(start + RANGE_GENES, m)) for start in range(0, m, RANGE_GENES)]
+
+    def update(genes: slice) -> None:
+        for change in changes:
+            _fold(state, change, genes)
+        for _ in range(n_sweeps):
+            _update_W(state, grams, genes)
+            for change in changes:
+                _update_V(state, problem, change, scratch, genes)
+
+    for _ in engine.ordered_map(update, ranges):
+        pass
 
 
-def _fold(state: State, problem: Problem, dataset: int, delta: TileStatistics) -> None:
-    """Replace a dataset's contribution to S and T by its new one."""
+def _take_in(state: State, problem: Problem, dataset: int, delta: TileStatistics) -> _Change:
+    """Replace a dataset's contribution to S by its new one."""
     n_cells = int(problem.n_cells[dataset])
-    A_old, B_old = state.statistics_of(dataset, n_cells)
-    state.A[dataset] += delta.A
-    state.B[dataset] += delta.B
+    before = 1.0 - state.n_seen[dataset] / n_cells
     state.n_seen[dataset] += delta.n_cells
-    A, B = state.statistics_of(dataset, n_cells)
-    change = A - A_old
+    remaining = 1.0 - state.n_seen[dataset] / n_cells
+    state.A[dataset] += delta.A
+    change = delta.A + (remaining - before) * state.A_previous[dataset]
     state.S[state.in_pattern[:, dataset]] += change
-    np.add(state.T, B - B_old, out=state.T)
-    add_product(state.T, change, state.V[dataset], -1.0)
+    A = state.A[dataset] + remaining * state.A_previous[dataset]
+    return _Change(
+        dataset,
+        delta.B,
+        remaining,
+        remaining - before,
+        SolverGram.of(A.astype(np.float32)),
+        SolverGram.of(change.astype(np.float32)),
+    )
 
 
-def _update_W(state: State) -> None:
-    for pattern, S in enumerate(state.S):
-        genes = np.flatnonzero(state.patterns == pattern)
-        W = np.ascontiguousarray(state.W[:, genes])
-        hals(W, np.ascontiguousarray(state.T[:, genes]), S, 1)
-        state.W[:, genes] = W
+def _fold(state: State, change: _Change, genes: slice) -> None:
+    """Replace a dataset's contribution to B and T by its new one."""
+    i = change.dataset
+    ends = genes.start, genes.stop
+    fold(state.B[i], state.B_previous[i], state.T, change.delta, change.fade, *ends)
+    add_product(state.T, change.change.blocks, state.V[i], -1.0, *ends)
 
 
-def _update_V(state: State, problem: Problem, dataset: int) -> None:
-    A, target = state.statistics_of(dataset, int(problem.n_cells[dataset]))
-    V_old = state.V[dataset].copy()
-    add_product(target, A, state.W, -1.0)
-    V = state.V[dataset]
-    hals(V, target, (1.0 + problem.lam) * A, 1)
-    V *= problem.measured[dataset]
-    add_product(state.T, A, V - V_old, -1.0)
+def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
+    for pattern in np.unique(state.patterns[genes]).tolist():
+        S = grams[pattern]
+        if len(grams) == 1:
+            ends = genes.start, genes.stop
+            hals(state.W, state.T, S.blocks, S.diagonal, S.step, 1, *ends)
+            continue
+        chosen = genes.start + np.flatnonzero(state.patterns[genes] == pattern)
+        W = np.ascontiguousarray(state.W[:, chosen])
+        T = np.ascontiguousarray(state.T[:, chosen])
+        hals(W, T, S.blocks, S.diagonal, S.step, 1, 0, len(chosen))
+        state.W[:, chosen] = W
+
+
+def _update_V(
+    state: State, problem: Problem, change: _Change, scratch: _Scratch, genes: slice
+) -> None:
+    """HALS for V_i; both sides of its normal equations are divided by 1 + lambda."""
+    i, A = change.dataset, change.gram
+    ends = genes.start, genes.stop
+    V, target, moved = state.V[i], scratch.target, scratch.moved
+    np.multiply(state.B_previous[i][:, genes], change.remaining, out=target[:, genes])
+    target[:, genes] += state.B[i][:, genes]
+    add_product(target, A.blocks, state.W, -1.0, *ends)
+    target[:, genes] /= 1.0 + problem.lam
+    np.negative(V[:, genes], out=moved[:, genes])
+    hals(V, target, A.blocks, A.diagonal, A.step, 1, *ends)
+    V[:, genes] *= problem.measured[i][genes]
+    moved[:, genes] += V[:, genes]
+    add_product(state.T, A.blocks, moved, -1.0, *ends)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.factors import gram
-from tigon.kernels.minibatch import CellTile, Metagenes
+from tigon.kernels.cpu.step import MetageneTable
+from tigon.kernels.tile import CellTile
 from tigon.scaling.inmf.state import Problem
 from tigon.storage.packs.pack import PackBlock
 
-TILE_CELLS = 1024
+TILE_CELLS = 1280
+"""Cells of a task at most: their counts, products and loadings fit in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +30,20 @@ class DatasetTile:
 
 
 def cut_tiles(block: PackBlock) -> Iterator[DatasetTile]:
-    """Tiles of at most 1024 cells of one dataset each, datasets ascending."""
-    counts = block.counts.astype(np.float32)
+    """Even tiles of at most 1280 cells of one dataset each, datasets ascending."""
     order = np.argsort(block.datasets, kind="stable")
     sorted_datasets = block.datasets[order]
     edges = np.flatnonzero(np.diff(sorted_datasets, prepend=-1, append=-1))
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         dataset = int(sorted_datasets[start])
-        for first in range(start, stop, TILE_CELLS):
-            rows = order[first : min(first + TILE_CELLS, stop)]
-            tile = CellTile(rows, block.indptr, block.genes, counts, block.weights)
+        for rows in np.array_split(order[start:stop], -(-(stop - start) // TILE_CELLS)):
+            tile = CellTile(rows, block.indptr, block.genes, block.counts, block.weights)
             yield DatasetTile(dataset, tile)
 
 
 def metagenes_of(
     problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32], dataset: int
-) -> Metagenes:
+) -> MetageneTable:
     """What the cells of a dataset are solved against.
 
     Parameters
@@ -56,8 +55,5 @@ def metagenes_of(
     dataset
         Its number.
     """
-    V_i = V[dataset]
-    L = (W + V_i) * problem.measured[dataset]
-    scale = problem.scale[dataset]
-    scaled = np.ascontiguousarray((L * scale).T, np.float32)
-    return Metagenes(scaled, gram(L, V_i, problem.lam).astype(np.float32), scale)
+    scale, measured = problem.scale[dataset], problem.measured[dataset]
+    return MetageneTable.of(W, V[dataset], problem.lam, scale, measured)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.minibatch import Metagenes, TileStatistics, minibatch_step
+from tigon.kernels.cpu.step import MetageneTable, minibatch_step
+from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.schedule import Schedule
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
@@ -125,13 +126,13 @@ def _learn(
     deltas = sum_tiles(cut_tiles(block), metagenes, config.tol, engine)
     del metagenes
     loss = sum(delta.loss for delta in deltas.values())
-    apply_step(state, problem, deltas, config.n_sweeps)
+    apply_step(state, problem, deltas, config.n_sweeps, engine)
     return loss
 
 
 def sum_tiles(
     tiles: Iterable[DatasetTile],
-    metagenes: dict[int, Metagenes],
+    metagenes: dict[int, MetageneTable],
     tol: float,
     engine: ThreadEngine,
 ) -> dict[int, TileStatistics]:
@@ -143,6 +144,8 @@ def sum_tiles(
 
     deltas: dict[int, TileStatistics] = {}
     for dataset, statistics in engine.ordered_map(solve, tiles):
-        known = deltas.get(dataset)
-        deltas[dataset] = statistics if known is None else known + statistics
+        if dataset in deltas:
+            deltas[dataset] += statistics
+        else:
+            deltas[dataset] = statistics
     return deltas

@@ -1,0 +1,134 @@
+"""Refusing what the kernels cannot solve, before anything is launched.
+
+Every check works on NumPy and CuPy arrays alike, through their own methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A NumPy or a CuPy array: CuPy ships no types."""
+
+
+def module_of(array: Any) -> str:
+    """``"numpy"`` or ``"cupy"``, the library that an array belongs to.
+
+    Raises
+    ------
+    TypeError
+        It belongs to neither.
+    """
+    library = type(array).__module__.partition(".")[0]
+    if library not in ("numpy", "cupy"):
+        raise TypeError(
+            f"{type(array).__module__}.{type(array).__qualname__} is neither a NumPy nor a CuPy "
+            "array: convert it with numpy.asarray or cupy.asarray"
+        )
+    return library
+
+
+def check_same_library(**arrays: Any) -> str:
+    """The library that all given arrays belong to; those that are None are passed over.
+
+    Raises
+    ------
+    TypeError
+        They do not agree: nothing is copied between host and device behind the scenes.
+    """
+    found = {name: module_of(array) for name, array in arrays.items() if array is not None}
+    libraries = set(found.values())
+    if len(libraries) > 1:
+        listed = ", ".join(f"{name} of {library}" for name, library in found.items())
+        raise TypeError(f"arrays of two libraries ({listed}): move all to the host or the device")
+    return libraries.pop()
+
+
+def check_matrix(name: str, array: Any, shape: tuple[int | None, int | None]) -> None:
+    """A real matrix of the given shape (None: any), with finite entries.
+
+    Raises
+    ------
+    TypeError
+        Its entries are not real numbers.
+    ValueError
+        Wrong shape, or entries that are not finite.
+    """
+    if array.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{name} has dtype {array.dtype}: real numbers are needed; convert it to float32 "
+            "or float64"
+        )
+    fits = array.ndim == 2 and all(
+        wanted is None or wanted == found for wanted, found in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted_shape = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has shape {array.shape}: ({wanted_shape}) is needed")
+    # A finite sum takes one pass and shows that every entry is finite.
+    if array.dtype.kind == "f" and not np.isfinite(float(array.sum())):
+        n_bad = int(array.size - (abs(array) < np.inf).sum())
+        if n_bad:
+            raise ValueError(
+                f"{name} has {n_bad} entries that are not finite: look for overflow or missing "
+                "values in what it was computed from"
+            )
+
+
+def check_gram(G: Any, library: Any = np) -> None:
+    """A symmetric positive semi-definite matrix of at least one factor, up to rounding.
+
+    Parameters
+    ----------
+    G
+        Shape (k, k).
+    library
+        numpy or cupy: whose ``linalg`` looks at it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_matrix`; or not symmetric; or not positive semi-definite.
+
+    Notes
+    -----
+    One Cholesky factorisation of G with a ridge of the size of its rounding: k^3 / 3
+    multiplications.
+    """
+    check_matrix("G", G, (None, None))
+    k = G.shape[0]
+    if k != G.shape[1]:
+        raise ValueError(f"G has shape {G.shape}: a Gram matrix is square")
+    if k == 0:
+        raise ValueError("G has shape (0, 0): at least one factor is needed")
+    eps = float(np.finfo(G.dtype).eps) if G.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    wide = G.astype(np.float64)
+    size = float(abs(wide).max())
+    if size == 0.0:
+        return
+    uneven = float(abs(wide - wide.T).max()) / size
+    if uneven > 10 * eps * k:
+        raise ValueError(
+            f"G is not symmetric (entries differ by {uneven:.2g} of the largest): a Gram matrix "
+            "L L^T is; average it with its transpose if that is what you mean"
+        )
+    lowest = _negative_eigenvalue(wide / size, 100 * eps * k, library)
+    if lowest is not None:
+        raise ValueError(
+            f"G is not positive semi-definite (eigenvalue {lowest:.2g} of the largest entry): "
+            "a Gram matrix L L^T is; check how it was computed"
+        )
+
+
+def _negative_eigenvalue(G: Any, slack: float, library: Any) -> float | None:
+    """None if no eigenvalue of G lies below ``-slack``; otherwise the lowest one."""
+    try:
+        factor = library.linalg.cholesky(G + slack * library.eye(len(G)))
+        if bool(library.isfinite(factor).all()):
+            return None
+    except np.linalg.LinAlgError:
+        pass
+    lowest = float(library.linalg.eigvalsh(G)[0])
+    return lowest if lowest < -slack else None

@@ -1,0 +1,112 @@
+"""Products of sparse counts with metagenes, and the statistics of loadings (Numba).
+
+A row of the table, the k factors of a gene, is added up in registers while the
+kernel walks over a cell's non-zeros: R = X L^T. The other way round each non-zero
+adds a cell's loadings to its gene's row of B = X^T H. Both take one panel of
+factors at a time, so that the rows in use stay in the second-level cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from tigon.kernels.cpu.lanes import PART_BYTES, add, at, broadcast, fma, load, multiply, store
+
+
+@njit(cache=True, nogil=True)
+def products(rows, indptr, genes, counts, weights, table, width, shape, R):  # type: ignore[no-untyped-def]
+    """R = X L^T by padded rows.
+
+    Parameters
+    ----------
+    rows, indptr, genes, counts, weights
+        As in :class:`tigon.kernels.tile.CellTile`.
+    table
+        L^T times the gene scale, float32, flat: m padded rows of ``width``.
+    width, shape
+        See :mod:`tigon.kernels.cpu.panels`.
+    R
+        Written: products, float32, flat: n padded rows.
+    """
+    step = len(shape) * (PART_BYTES // table.itemsize)
+    for start in range(0, width, step):
+        for i in range(len(rows)):
+            c = rows[i]
+            first, last = indptr[c], indptr[c + 1]
+            # Two running sums, so that one addition need not wait for the other.
+            even = broadcast(np.float32(0), load(table, start, shape))
+            odd = even
+            for t in range(first, last - 1, 2):
+                one, other = np.int64(at(genes, t)), np.int64(at(genes, t + 1))
+                row = load(table, one * width + start, shape)
+                even = fma(np.float32(at(counts, t)), row, even)
+                row = load(table, other * width + start, shape)
+                odd = fma(np.float32(at(counts, t + 1)), row, odd)
+            if (last - first) % 2:
+                row = load(table, np.int64(at(genes, last - 1)) * width + start, shape)
+                even = fma(np.float32(at(counts, last - 1)), row, even)
+            store(R, i * width + start, multiply(add(even, odd), weights[c]))
+
+
+@njit(cache=True, nogil=True)
+def squared_norm(rows, indptr, genes, counts, weights, scale):  # type: ignore[no-untyped-def]
+    """|X|^2 of some cells, float64; entries of one gene that follow each other are one."""
+    total = 0.0
+    for c in rows:
+        even, odd = 0.0, 0.0
+        before, value = np.int64(-1), 0.0
+        for t in range(indptr[c], indptr[c + 1]):
+            g = np.int64(at(genes, t))
+            x = np.float64(at(counts, t)) * at(scale, g)
+            if g == before:
+                value += x
+                continue
+            even, odd = odd, even + value * value
+            before, value = g, x
+        row = even + odd + value * value
+        total += row * np.float64(weights[c]) * np.float64(weights[c])
+    return total
+
+
+@njit(cache=True, nogil=True)
+def add_by_gene(rows, indptr, genes, counts, weights, H, B, width, shape):  # type: ignore[no-untyped-def]
+    """B += X^T H without the gene scale, by padded rows.
+
+    Parameters
+    ----------
+    rows, indptr, genes, counts, weights
+        As in :class:`tigon.kernels.tile.CellTile`.
+    H
+        Loadings, float64, flat: n padded rows of ``width``.
+    B
+        float64, flat: m padded rows of ``width``; added to in cell order.
+    """
+    step = len(shape) * (PART_BYTES // B.itemsize)
+    for start in range(0, width, step):
+        for i in range(len(rows)):
+            c = rows[i]
+            weight = np.float64(weights[c])
+            loading = load(H, i * width + start, shape)
+            for t in range(indptr[c], indptr[c + 1]):
+                value = np.float64(at(counts, t)) * weight
+                place = np.int64(at(genes, t)) * width + start
+                store(B, place, fma(value, loading, load(B, place, shape)))
+
+
+@njit(cache=True, nogil=True)
+def scale_rows(B, width, scale):  # type: ignore[no-untyped-def]
+    """Multiply each padded row of B by its gene's scale, in place."""
+    for g in range(len(scale)):
+        for j in range(width):
+            B[g * width + j] *= scale[g]
+
+
+@njit(cache=True, nogil=True)
+def explained(R, H):  # type: ignore[no-untyped-def]
+    """tr(H R^T), float64 sums in order, of two flat arrays."""
+    even, odd = 0.0, 0.0
+    for i in range(0, len(R) - 1, 2):
+        even += np.float64(at(R, i)) * np.float64(at(H, i))
+        odd += np.float64(at(R, i + 1)) * np.float64(at(H, i + 1))
+    return even + odd

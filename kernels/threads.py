@@ -1,0 +1,80 @@
+"""Tiles on threads, for kernels that are called from outside.
+
+Kernels release the GIL and never start threads themselves. Inside Tigon the engine
+spreads tiles over its own threads and calls the kernels of a tile directly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Tile = TypeVar("Tile")
+Result = TypeVar("Result")
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_tiles(
+    fn: Callable[[Tile], Result], tiles: Sequence[Tile], n_threads: int | None
+) -> list[Result]:
+    """``fn`` of every tile, in order; the calling thread takes its share.
+
+    Parameters
+    ----------
+    fn
+        A pure function that releases the GIL.
+    tiles
+        Cut without regard to threads, so that results do not depend on these.
+    n_threads
+        Threads to use; all available ones by default.
+
+    Raises
+    ------
+    ValueError
+        ``n_threads`` is below 1.
+    """
+    wanted = available_threads() if n_threads is None else n_threads
+    if wanted < 1:
+        raise ValueError(f"n_threads is {wanted}: at least 1 thread is needed; omit it for all")
+    results: dict[int, Result] = {}
+    waiting = iter(range(len(tiles)))
+
+    def work() -> None:
+        # The iterator hands out each number once, whichever thread asks.
+        for i in waiting:
+            results[i] = fn(tiles[i])
+
+    helpers = min(wanted, len(tiles)) - 1
+    others = [_pool(wanted - 1).submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        for other in others:
+            other.result()
+    return [results[i] for i in range(len(tiles))]
+
+
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """A pool that lives as long as the process: starting threads costs more than a tile."""
+    if n_threads not in _pools:
+        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-kernel")
+    return _pools[n_threads]
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads."""
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
