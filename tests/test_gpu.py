@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not _has_device(), reason="no CUDA device"),
 ]
 
+TOLERANCES = {"fast": 1e-3, "tight": 1e-6, "exact": 1e-10}
 FACTORS = [1, 2, 20, 40, 100, 128]
 
 
@@ -49,7 +50,7 @@ def objectives(G: np.ndarray, R: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 
 def solve(G: np.ndarray, R: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found = least_squares.nnls(cupy.asarray(G), cupy.asarray(R), mode=mode)
+    found = least_squares.solve(cupy.asarray(G), cupy.asarray(R), None, TOLERANCES[mode], mode)
     return tuple(cupy.asnumpy(array) for array in found)
 
 
@@ -59,9 +60,8 @@ def test_fast_mode_reaches_its_tolerance_as_the_cpu_does(k: int) -> None:
 
     G, R = draw_system(k, k, 5000)
     H, sweeps, residual = solve(G, R, "fast")
-    # float32 leaves about 1e-6 of the largest product in a residual.
-    assert reference.kkt_residual(G, R, H.astype(float)).max() <= 1e-3 + 2e-6
-    assert residual.max() <= 1e-3 + 2e-6
+    assert reference.kkt_residual(G, R, H.astype(float)).max() <= 1e-3
+    assert residual.max() <= 1e-3
     assert sweeps.max() < 500
     on_cpu = nnls(G.astype(np.float32), R.astype(np.float32), mode="fast")[0].astype(float)
     totals = [objectives(G, R, each.astype(float)).sum() for each in (H, on_cpu)]
@@ -115,7 +115,8 @@ def test_degenerate_systems_have_answers(mode: str) -> None:
     assert np.isfinite(H).all()
     assert (H >= 0).all()
     assert not H[4:6].any()
-    assert residual.max() <= {"fast": 1.01e-3, "tight": 1.01e-6, "exact": 1e-9}[mode]
+    # Nearly parallel factors leave more rounding in the gradient of an exact solution.
+    assert residual.max() <= {"fast": 1e-3, "tight": 1e-6, "exact": 1e-9}[mode]
 
 
 def on_device(problem: Problem) -> tuple[CellTile, Metagenes]:

@@ -27,14 +27,17 @@ MAX_FACTORS = 128
 MAX_SWEEPS = 500
 """Sweeps after which a cell keeps what it has."""
 
+FAST = 1e-3
+"""KKT residual from which pivoting starts."""
+
 _THREADS = 128
 _LANES = 8
 
-TOLERANCES = {"fast": 1e-3, "tight": 1e-6, "exact": 1e-10}
-"""KKT residual that each mode reaches unless told otherwise."""
+_ROUNDING = {"fast": 2e-6, "tight": 0.0}
+"""What float32 may hide of a residual, relative to the largest product."""
 
-_ROUNDING = {"fast": 1e-6, "tight": 1e-14}
-"""What the arithmetic leaves of a residual that is zero, relative to the largest product."""
+_INSIDE = 1.0 - 1e-6
+"""Share of a tolerance that is asked for, so that a quotient rounded up still meets it."""
 
 
 def slots(k: int) -> int:
@@ -85,8 +88,8 @@ class Descent:
         self._max_blocks = 16 * n_multiprocessors(cupy.cuda.runtime.getDevice())
 
     def limit(self, tol: float) -> float:
-        """The residual that is asked for: the tolerance, and what rounding leaves."""
-        return tol + self._rounding
+        """The residual that is asked for: the tolerance, less what rounding may hide."""
+        return max(tol - self._rounding, tol / 2) * _INSIDE
 
     def __call__(
         self,
@@ -98,6 +101,7 @@ class Descent:
         *,
         warm: bool,
         tol: float,
+        max_sweeps: int = MAX_SWEEPS,
     ) -> None:
         """Solve H in place, starting from it where ``warm`` and from zero elsewhere.
 
@@ -115,6 +119,8 @@ class Descent:
             Whether H holds a start.
         tol
             KKT residual to reach, relative to each cell's largest |r|.
+        max_sweeps
+            None at all leaves a start as it is and measures its residual.
         """
         n = len(R)
         cells = _THREADS // _LANES * self.columns
@@ -122,16 +128,17 @@ class Descent:
         limit = np.float64(self.limit(tol))
         self._kernel(
             blocks, _THREADS, G, R, H, sweeps, residual,
-            np.int32(n), np.int32(warm), limit, np.int32(MAX_SWEEPS),
+            np.int32(n), np.int32(warm), limit, np.int32(max_sweeps),
         )  # fmt: skip
 
 
-def nnls(
+def solve(
     G: cupy.ndarray,
     R: cupy.ndarray,
-    H0: cupy.ndarray | None = None,
-    tol: float | None = None,
-    mode: str = "fast",
+    H0: cupy.ndarray | None,
+    tol: float,
+    mode: str,
+    n_threads: int | None = None,
 ) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
     """Solve H = argmin over H >= 0 of sum_c h_c G h_c^T - 2 r_c h_c^T.
 
@@ -144,10 +151,12 @@ def nnls(
     H0
         Start, non-negative, shape (n, k); zero where None.
     tol
-        KKT residual to reach; that of the mode where None.
+        KKT residual to reach.
     mode
-        "fast" (float32, 1e-3), "tight" (float64, 1e-6), or "exact" (float64,
-        1e-10): pivoting from what "fast" finds.
+        "fast" (float32), "tight" (float64), or "exact" (float64: pivoting from
+        what "fast" finds).
+    n_threads
+        Of no meaning here.
 
     Returns
     -------
@@ -156,39 +165,61 @@ def nnls(
     sweeps
         Sweeps of each cell, pivots in mode "exact", int32, shape (n,).
     residual
-        KKT residual of each cell, float64, shape (n,).
+        KKT residual of these loadings, in float64, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        With more factors than a group of lanes holds.
 
     Notes
     -----
-    One launch ("exact": three), no host synchronisation. Holds 16 bytes a cell
-    beside R and H.
+    "fast" and "exact" take a few launches, "tight" one; none waits for the
+    host. Beside input and output some 20 n k bytes are held.
     """
-    import cupy
-
-    tol = TOLERANCES[mode] if tol is None else tol
-    if mode == "exact":
-        return _exact(G, R, H0, tol)
     k = len(G)
-    descent = Descent(k, mode)
-    R = contiguous(R, descent.dtype)
-    H = (
-        cupy.empty(R.shape, descent.dtype)
-        if H0 is None
-        else cupy.array(H0, descent.dtype, order="C")
+    if k > MAX_FACTORS:
+        raise ValueError(
+            f"too many factors for the GPU ({k}): at most {MAX_FACTORS}; "
+            "pass NumPy arrays, or use fewer factors"
+        )
+    G, wide = contiguous(G, np.float64), contiguous(R, np.float64)
+    if mode == "tight":
+        return _descend(G, wide, H0, tol, mode)
+    H, sweeps, _ = _descend(
+        G, contiguous(R, np.float32), H0, FAST if mode == "exact" else tol, "fast"
     )
-    sweeps = cupy.empty(len(R), np.int32)
-    residual = cupy.empty(len(R), descent.dtype)
-    descent(contiguous(G, np.float64), R, H, sweeps, residual, warm=H0 is not None, tol=tol)
-    return H, sweeps, residual.astype(np.float64)
+    found = H.astype(np.float64)
+    if mode == "exact":
+        return found, *_pivot(G, wide, found, tol)
+    return H, sweeps, _residual(G, wide, found)
 
 
-def _exact(
-    G: cupy.ndarray, R: cupy.ndarray, H0: cupy.ndarray | None, tol: float
+def _descend(
+    G: cupy.ndarray, R: cupy.ndarray, H0: cupy.ndarray | None, tol: float, mode: str
 ) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
     import cupy
 
-    seed, pivots, _ = nnls(G, R, H0)
-    H = seed.astype(np.float64)
-    residual = cupy.empty(len(H), np.float64)
-    pivot_into(contiguous(G, np.float64), contiguous(R, np.float64), H, pivots, residual, tol)
-    return H, pivots, residual
+    H = cupy.empty_like(R) if H0 is None else cupy.array(H0, R.dtype, order="C")
+    sweeps, residual = cupy.empty(len(R), np.int32), cupy.empty(len(R), R.dtype)
+    Descent(len(G), mode)(G, R, H, sweeps, residual, warm=H0 is not None, tol=tol)
+    return H, sweeps, residual
+
+
+def _residual(G: cupy.ndarray, R: cupy.ndarray, H: cupy.ndarray) -> cupy.ndarray:
+    """KKT residual of each cell, all arrays float64; H is a scratch copy."""
+    import cupy
+
+    sweeps, residual = cupy.empty(len(R), np.int32), cupy.empty(len(R), np.float64)
+    Descent(len(G), "tight")(G, R, H, sweeps, residual, warm=True, tol=1.0, max_sweeps=0)
+    return residual
+
+
+def _pivot(
+    G: cupy.ndarray, R: cupy.ndarray, H: cupy.ndarray, tol: float
+) -> tuple[cupy.ndarray, cupy.ndarray]:
+    import cupy
+
+    pivots, residual = cupy.empty(len(R), np.int32), cupy.empty(len(R), np.float64)
+    pivot_into(G, R, H, pivots, residual, tol * _INSIDE)
+    return pivots, residual

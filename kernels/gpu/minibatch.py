@@ -131,8 +131,7 @@ def run_step(
     gram_into(H, memory.A, memory.slices, over_rows=True)
     gene_products_into(tile.genes, H, metagenes.scale, memory.B)
     part = Kernel("dense.cu", "fit_parts", _SUM_BYTES, FACTORS=k)
-    limit = np.float64(descent.limit(tol))
-    part(_PARTS, _THREADS, R, H, residual, memory.parts, np.int32(n), limit)
+    part(_PARTS, _THREADS, R, H, residual, memory.parts, np.int32(n), np.float64(tol))
     total = Kernel("dense.cu", "add_figures", _SUM_BYTES, FACTORS=k)
     total(1, _THREADS, tile.squared, memory.parts, metagenes.gram, memory.A, figures, np.int32(n))
 

@@ -39,14 +39,14 @@ def options(**defines: int | str) -> tuple[str, ...]:
 
 
 @cache
-def _module(device: int, name: str, **defines: int | str) -> Any:
+def _module(device: int, name: str, /, **defines: int | str) -> Any:
     import cupy
 
     return cupy.RawModule(code=source(name), options=options(**defines))
 
 
 @cache
-def _function(device: int, file: str, name: str, shared_bytes: int, **defines: int | str) -> Any:
+def _function(device: int, file: str, name: str, shared_bytes: int, /, **defines: int | str) -> Any:
     function = _module(device, file, **defines).get_function(name)
     if shared_bytes > _DEFAULT_SHARED_BYTES:
         function.max_dynamic_shared_size_bytes = shared_bytes
@@ -66,7 +66,9 @@ class Kernel:
         Macros of the source.
     """
 
-    def __init__(self, file: str, name: str, shared_bytes: int = 0, **defines: int | str) -> None:
+    def __init__(
+        self, file: str, name: str, shared_bytes: int = 0, /, **defines: int | str
+    ) -> None:
         import cupy
 
         device = cupy.cuda.runtime.getDevice()

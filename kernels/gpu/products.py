@@ -51,7 +51,7 @@ class GeneTile:
     values: cupy.ndarray
 
 
-def count_types(tile: CellTile) -> dict[str, str]:
+def count_types(tile: CellTile) -> dict[str, int | str]:
     """Macros that tell the kernels how a tile's genes and counts are kept."""
     return {"Gene": _C_TYPES[tile.genes.dtype.name], "Count": _C_TYPES[tile.counts.dtype.name]}
 
