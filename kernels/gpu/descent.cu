@@ -28,7 +28,7 @@ __device__ __forceinline__ void load_products(const Gram& gram, const Real* R, i
       const int j = p * GROUP + lane;
       const Real found = j < FACTORS && cell < n ? R[(long long)cell * FACTORS + j] : Real(0);
       largest = larger(largest, magnitude(found));
-      cells.r[c][p] = found * gram.scale[j];
+      cells.r[c][p] = Real(found * gram.scale[j]);
     }
     cells.largest[c] = group_largest(largest);
   }
@@ -102,7 +102,7 @@ __device__ __forceinline__ void store(const Gram& gram, Real* H, int* sweeps, Re
 #pragma unroll
     for (int p = 0; p < SLOTS; ++p) {
       const int j = p * GROUP + lane;
-      if (j < FACTORS) H[(long long)cell * FACTORS + j] = cells.h[c][p] * gram.scale[j];
+      if (j < FACTORS) H[(long long)cell * FACTORS + j] = Real(cells.h[c][p] * gram.scale[j]);
     }
     if (lane == 0) {
       sweeps[cell] = cells.sweeps[c];
@@ -119,7 +119,7 @@ __device__ __forceinline__ void store(const Gram& gram, Real* H, int* sweeps, Re
 extern "C" __global__ void __launch_bounds__(128)
     nnls(const double* G, const Real* R, Real* H, int* sweeps, Real* residual, int n, int warm,
          double tol, int max_sweeps) {
-  const Gram gram = gram_in(reinterpret_cast<Real*>(shared_memory));
+  const Gram gram = gram_in(shared_memory);
   load_gram(G, gram);
   const int lane = threadIdx.x % GROUP, group = threadIdx.x % 32 / GROUP;
   const int warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;

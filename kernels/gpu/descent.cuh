@@ -27,14 +27,15 @@ struct alignas(2 * sizeof(T)) Pair {
 struct Gram {
   Real* rows;      // ROWS x WIDTH, a lane's slots side by side in twos where VECTOR is 2
   Real* diagonal;  // RUNS x 8 x 8: the blocks on the diagonal
-  Real* scale;     // WIDTH: 1 / sqrt(G_jj), 0 where G_jj is not positive
+  double* scale;   // WIDTH: 1 / sqrt(G_jj), 0 where G_jj is not positive
   Real* size;      // WIDTH: sqrt(G_jj)
 };
 
-__device__ __forceinline__ Gram gram_in(Real* memory) {
-  Real* diagonal = memory + ROWS * WIDTH;
-  Real* scale = diagonal + RUNS * GROUP * GROUP;
-  return {memory, diagonal, scale, scale + WIDTH};
+__device__ __forceinline__ Gram gram_in(unsigned char* memory) {
+  double* scale = reinterpret_cast<double*>(memory);
+  Real* rows = reinterpret_cast<Real*>(scale + WIDTH);
+  Real* diagonal = rows + ROWS * WIDTH;
+  return {rows, diagonal, scale, diagonal + RUNS * GROUP * GROUP};
 }
 
 /// Where factor `i` lies in a row of G.
@@ -44,11 +45,10 @@ __device__ __forceinline__ int place(int i) {
 }
 
 __device__ __forceinline__ Real scaled_entry(const double* G, const Gram& gram, int j, int i) {
-  if (j >= FACTORS || i >= FACTORS || gram.scale[j] == Real(0) || gram.scale[i] == Real(0)) {
-    return Real(0);
-  }
-  if (i == j) return Real(1);
-  return Real(G[j * FACTORS + i] / (sqrt(G[j * FACTORS + j]) * sqrt(G[i * FACTORS + i])));
+  if (j >= FACTORS || i >= FACTORS) return Real(0);
+  const double scale = gram.scale[j] * gram.scale[i];
+  if (i == j) return scale > 0.0 ? Real(1) : Real(0);
+  return Real(G[j * FACTORS + i] * scale);
 }
 
 /// Fill shared memory from G, (k, k); all threads of the block take part.
@@ -56,7 +56,7 @@ __device__ void load_gram(const double* G, const Gram& gram) {
   for (int j = threadIdx.x; j < WIDTH; j += blockDim.x) {
     const double entry = j < FACTORS ? G[j * FACTORS + j] : 0.0;
     gram.size[j] = entry > 0.0 ? Real(sqrt(entry)) : Real(0);
-    gram.scale[j] = entry > 0.0 ? Real(1.0 / sqrt(entry)) : Real(0);
+    gram.scale[j] = entry > 0.0 ? 1.0 / sqrt(entry) : 0.0;
   }
   __syncthreads();
   for (int e = threadIdx.x; e < ROWS * WIDTH; e += blockDim.x) {

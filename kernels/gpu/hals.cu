@@ -11,7 +11,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 extern "C" __global__ void __launch_bounds__(128)
     hals(const double* S, const double* target, float* factor, const int* genes, int n, int m,
          double share, int n_sweeps) {
-  const Gram gram = gram_in(reinterpret_cast<Real*>(shared_memory));
+  const Gram gram = gram_in(shared_memory);
   load_gram(S, gram);
   const int lane = threadIdx.x % GROUP;
   const int column = (blockIdx.x * blockDim.x + threadIdx.x) / GROUP;

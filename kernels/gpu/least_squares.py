@@ -62,8 +62,9 @@ def descent_kernel(name: str, k: int, mode: str, file: str = "descent.cu") -> Ke
     Shared memory holds G padded to the lanes, its diagonal blocks and two scales.
     """
     rows, width = -(-k // _LANES) * _LANES, slots(k) * _LANES
-    values = rows * width + rows * _LANES + 2 * width
-    return Kernel(file, name, values * (4 if mode == "fast" else 8), **descent_defines(k, mode))
+    values = rows * width + rows * _LANES + width
+    size = 4 if mode == "fast" else 8
+    return Kernel(file, name, 8 * width + size * values, **descent_defines(k, mode))
 
 
 class Descent:
