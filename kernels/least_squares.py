@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 from tigon.kernels.checking import Array, check_gram, check_matrix, check_same_library
@@ -123,12 +124,9 @@ def nnls(
     """
     tol = _checked_tolerance(mode, tol)
     library = check_same_library(G=G, R=R, H0=H0)
-    if library == "cupy":
-        from tigon.kernels.gpu.least_squares import solve
-    else:
-        from tigon.kernels.cpu.least_squares import solve
     _check_problem(G, R, H0, library)
-    H, sweeps, residual = solve(G, R, H0, tol, mode, n_threads)
+    twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.least_squares")
+    H, sweeps, residual = twin.solve(G, R, H0, tol, mode, n_threads)
     info = LeastSquaresInfo(sweeps, residual, residual <= tol)
     n_left = int((~info.converged).sum())
     if n_left:

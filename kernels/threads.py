@@ -46,6 +46,21 @@ def map_tiles(
     wanted = available_threads() if n_threads is None else n_threads
     if wanted < 1:
         raise ValueError(f"n_threads is {wanted}: at least 1 thread is needed; omit it for all")
+    helpers = min(wanted, len(tiles)) - 1
+    return share(fn, tiles, _pool(wanted - 1) if helpers else None, helpers)
+
+
+def share(
+    fn: Callable[[Tile], Result],
+    tiles: Sequence[Tile],
+    pool: ThreadPoolExecutor | None,
+    n_helpers: int,
+) -> list[Result]:
+    """``fn`` of every tile, in order, on the calling thread and some of a pool.
+
+    One task is submitted for each helper, not for each tile: a tile may take less
+    time than a submission.
+    """
     results: dict[int, Result] = {}
     waiting = iter(range(len(tiles)))
 
@@ -54,8 +69,7 @@ def map_tiles(
         for i in waiting:
             results[i] = fn(tiles[i])
 
-    helpers = min(wanted, len(tiles)) - 1
-    others = [_pool(wanted - 1).submit(work) for _ in range(helpers)]
+    others = [pool.submit(work) for _ in range(n_helpers)] if pool else []
     try:
         work()
     finally:

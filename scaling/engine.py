@@ -7,22 +7,18 @@ for any number of threads.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tigon.kernels.threads import available_threads, share
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-
-def available_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["ThreadEngine", "available_threads"]
 
 
 class ThreadEngine:
@@ -59,9 +55,14 @@ class ThreadEngine:
         tasks
             Taken one by one as the window allows.
         window
-            At most this many tasks in flight; the engine's own by default.
+            At most this many tasks in flight; the engine's own by default. A list
+            that fits in it is shared out at once, the calling thread taking part.
         """
-        return _ordered(self._pool, fn, tasks, window or self.window)
+        window = window or self.window
+        if isinstance(tasks, list) and len(tasks) <= window:
+            n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
+            return iter(share(fn, tasks, self._pool, n_helpers))
+        return _ordered(self._pool, fn, tasks, window)
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2

@@ -23,9 +23,11 @@ from tigon.kernels.cpu.lanes import (
     broadcast,
     fma,
     load,
+    multiply,
     narrow,
     put,
     store,
+    subtract,
     widen,
 )
 from tigon.kernels.cpu.sweep import BLOCK, GROUP_BYTES, PARTS, sweep
@@ -177,6 +179,76 @@ def _multiply_group(blocks, x, k, k4, found):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _specific_target(B, B_previous, remaining, explained, share, k, stop, m, first, group):  # type: ignore[no-untyped-def]
+    """``share * (B + remaining * B_previous - explained)`` of a group of genes."""
+    if first + _GENES <= stop:
+        for j in range(k):
+            place = j * m + first
+            sums = fma(remaining, load(B_previous, place, _WIDE_PARTS), load(B, place, _WIDE_PARTS))
+            left = subtract(sums, widen(load(explained, j * _GENES, PARTS)))
+            store(group, j * _GENES, narrow(multiply(left, share)))
+    else:
+        for j in range(k):
+            for g in range(stop - first):
+                place = j * m + first + g
+                left = B[place] + remaining * B_previous[place] - explained[j * _GENES + g]
+                group[j * _GENES + g] = np.float32(left * share)
+
+
+@njit(cache=True, nogil=True)
+def update_specific(  # type: ignore[no-untyped-def]
+    V, W, B, B_previous, T, remaining, lam, measured, blocks, diagonal, step, start, stop
+):
+    """HALS for the V of one dataset over a range of genes, and T kept up with it, in place.
+
+    ``V_j <- max(0, V_j + (B - A W - (1 + lambda) A V)_j / ((1 + lambda) A_jj))`` for each
+    row j in turn, with both sides divided by 1 + lambda; then ``T -= A (V - V_before)``.
+
+    Parameters
+    ----------
+    V
+        float32, shape (k, m), zero for genes that are not measured; written.
+    W
+        float32, shape (k, m).
+    B, B_previous, remaining
+        The sums are ``B + remaining * B_previous``, float64, shape (k, m).
+    T
+        float64, shape (k, m), written.
+    lam
+        lambda.
+    measured
+        Genes that the dataset measures, bool, shape (m,).
+    blocks, diagonal, step
+        A (k, k) as in :func:`hals`.
+    start, stop
+        The range of genes.
+    """
+    k, m = V.shape
+    k4 = len(step)
+    x, found = aligned_zeros(k4 * _GENES, np.float32), aligned_zeros(k4 * _GENES, np.float32)
+    r, h = aligned_zeros(k4 * _GENES, np.float32), aligned_zeros(k4 * _GENES, np.float32)
+    change = aligned_zeros(_GENES, np.float32)
+    v, w, t = V.ravel(), W.ravel(), T.ravel()
+    b, before, share = B.ravel(), B_previous.ravel(), 1.0 / (1.0 + lam)
+    for first in range(start, stop, _GENES):
+        _read_factor(w, k, stop, m, first, x)
+        _multiply_group(blocks, x, k, k4, found)
+        _specific_target(b, before, remaining, found, share, k, stop, m, first, r)
+        _read_factor(v, k, stop, m, first, h)
+        x[:] = h
+        sweep(blocks, diagonal, step, r, h, 0, change, 0)
+        for g in range(min(_GENES, stop - first)):
+            if not measured[first + g]:
+                for j in range(k):
+                    h[j * _GENES + g] = 0.0
+        _write_factor(h, k, stop, m, first, v)
+        for i in range(len(x)):
+            x[i] = h[i] - x[i]
+        _multiply_group(blocks, x, k, k4, found)
+        _add_group(found, k, stop, m, first, -1.0, t)
+
+
+@njit(cache=True, nogil=True)
 def _turn(by_gene, width, k, first, n, group):  # type: ignore[no-untyped-def]
     """Rows of some genes to columns."""
     for g in range(n):
@@ -238,7 +310,7 @@ def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: igno
     W, V
         float32, shape (k, m).
     measured
-        Genes that the dataset measures, bool, shape (m,).
+        1 for genes that the dataset measures, 0 for others, uint8, shape (m,).
     scale
         Gene scale, float64, shape (m,).
     L
@@ -254,9 +326,12 @@ def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: igno
         last = min(first + _GENES, stop)
         for j in range(k):
             for g in range(first, last):
-                found = at(w, j * m + g) + at(v, j * m + g) if measured[g] else np.float32(0)
-                put(sums, j * m + g, found)
-                put(table, g * width + j, np.float32(np.float64(found) * scale[g]))
+                present = np.float32(at(measured, g))
+                put(sums, j * m + g, (at(w, j * m + g) + at(v, j * m + g)) * present)
+        for g in range(first, last):
+            factor = np.float32(at(scale, g))
+            for j in range(k):
+                put(table, g * width + j, at(sums, j * m + g) * factor)
 
 
 @njit(cache=True, nogil=True)

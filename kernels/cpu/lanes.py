@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.errors import RequireLiteralValue
+from numba.core.errors import RequireLiteralValue, TypingError
 from numba.extending import intrinsic, models, register_model
 
 PART_BYTES = 32
@@ -70,6 +70,11 @@ def _operand(builder: Any, value: Any, of: Any, lanes: LanesType) -> list[Any]:
     return _broadcast(builder, value, lanes)
 
 
+def _check_flat(array: Any) -> None:
+    if not isinstance(array, types.Array) or array.ndim != 1 or array.layout != "C":
+        raise TypingError(f"{array} is not a flat, contiguous array")
+
+
 def _address(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     """Pointer to element ``args[1]`` of the array ``args[0]``."""
     data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -97,6 +102,7 @@ def _call(builder: Any, name: str, operands: list[Any]) -> Any:
 @intrinsic
 def at(_typing: Any, array: Any, i: Any) -> Any:
     """``array[i]`` of a flat array."""
+    _check_flat(array)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, sig, args))
@@ -107,6 +113,7 @@ def at(_typing: Any, array: Any, i: Any) -> Any:
 @intrinsic
 def put(_typing: Any, array: Any, i: Any, value: Any) -> Any:
     """``array[i] = value`` of a flat array."""
+    _check_flat(array)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         builder.store(args[2], _address(context, builder, sig, args))
@@ -118,6 +125,7 @@ def put(_typing: Any, array: Any, i: Any, value: Any) -> Any:
 @intrinsic(prefer_literal=True)
 def load(_typing: Any, array: Any, i: Any, parts: Any) -> Any:
     """``parts`` vectors, or as many as a tuple is long, from element ``i`` of a flat array."""
+    _check_flat(array)
     if isinstance(parts, types.BaseTuple):
         lanes = LanesType(array.dtype, len(parts))
     elif isinstance(parts, types.IntegerLiteral):
@@ -138,6 +146,7 @@ def load(_typing: Any, array: Any, i: Any, parts: Any) -> Any:
 @intrinsic
 def store(_typing: Any, array: Any, i: Any, value: Any) -> Any:
     """Write lanes from element ``i`` of a flat array on."""
+    _check_flat(array)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         addresses = _part_addresses(context, builder, sig, args, value)

@@ -56,9 +56,11 @@ class MetageneTable:
         """
         k, m = W.shape
         width = row_width(k, np.float32)
+        present = np.ascontiguousarray(measured).view(np.uint8)
+        scale = np.ascontiguousarray(scale)
         L = np.empty((k, m), np.float32)
         table = aligned_zeros(m * width, np.float32)
-        tabulate(W, V, measured, scale, L, table, width, 0, m)
+        tabulate(W, V, present, scale, L, table, width, 0, m)
         G = np.zeros((k, k))
         add_gram(G, L, 1.0, 0, m)
         if lam:

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.aligned import aligned_copy
+from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import (
     PART_BYTES,
     absolute,
@@ -29,7 +29,7 @@ from tigon.kernels.cpu.lanes import (
     store,
     subtract,
 )
-from tigon.kernels.cpu.panels import padded_rows, panels_of
+from tigon.kernels.cpu.panels import panels_of, row_width
 
 PARTS = 2
 """Vectors that a group is wide: with four gradients of them, what 16 registers hold."""
@@ -38,6 +38,23 @@ BLOCK = 4
 """Coordinates whose gradients are summed together."""
 
 GROUP_BYTES = PARTS * PART_BYTES
+
+
+@njit(cache=True, nogil=True)
+def _lay_out(G, width):  # type: ignore[no-untyped-def]
+    k = len(G)
+    k4 = -(-k // BLOCK) * BLOCK
+    blocks, rows = aligned_zeros(k4 * k4, G.dtype), aligned_zeros(k * width, G.dtype)
+    diagonal, step = np.zeros(k4, G.dtype), np.zeros(k4, G.dtype)
+    for i in range(k):
+        first = (i // BLOCK) * BLOCK * k4 + i % BLOCK
+        for o in range(k):
+            blocks[first + o * BLOCK] = G[i, o]
+            rows[i * width + o] = G[i, o]
+        diagonal[i] = G[i, i]
+        if diagonal[i] > 0:
+            step[i] = 1 / diagonal[i]
+    return blocks, diagonal, step, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +90,8 @@ class SolverGram:
     @classmethod
     def of(cls, G: NDArray[Any]) -> SolverGram:
         """Lay out a Gram matrix, float32 or float64, shape (k, k)."""
-        k = len(G)
-        k4 = -(-k // BLOCK) * BLOCK
-        square = np.zeros((k4, k4), G.dtype)
-        square[:k, :k] = G
-        diagonal = square.diagonal().copy()
-        step = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
-        blocks = aligned_copy(square.reshape(k4 // BLOCK, BLOCK, k4).transpose(0, 2, 1)).ravel()
-        return cls(blocks, diagonal, step, padded_rows(G).ravel(), panels_of(k, G.dtype)[1])
+        shape = panels_of(len(G), G.dtype)[1]
+        return cls(*_lay_out(G, row_width(len(G), G.dtype)), shape)
 
 
 @njit(cache=True, nogil=True, inline="always")

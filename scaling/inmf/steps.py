@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.genes import add_product, fold, hals
+from tigon.kernels.cpu.genes import add_product, fold, hals, update_specific
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem, State
@@ -53,22 +53,6 @@ class _Change:
     change: SolverGram
 
 
-@dataclass(frozen=True, slots=True)
-class _Scratch:
-    """Room for what one dataset's V is updated from; ranges of genes share it.
-
-    Attributes
-    ----------
-    target
-        (B_i - A_i W) / (1 + lambda), float64, shape (k, m).
-    moved
-        What V_i gained, float32, shape (k, m).
-    """
-
-    target: NDArray[np.float64]
-    moved: NDArray[np.float32]
-
-
 def apply_step(
     state: State,
     problem: Problem,
@@ -95,7 +79,6 @@ def apply_step(
     """
     changes = [_take_in(state, problem, dataset, deltas.pop(dataset)) for dataset in sorted(deltas)]
     grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
-    scratch = _Scratch(np.empty_like(state.T), np.empty_like(state.W))
     m = problem.n_genes
     ranges = [slice(start, min(start + RANGE_GENES, m)) for start in range(0, m, RANGE_GENES)]
 
@@ -105,9 +88,9 @@ def apply_step(
         for _ in range(n_sweeps):
             _update_W(state, grams, genes)
             for change in changes:
-                _update_V(state, problem, change, scratch, genes)
+                _update_V(state, problem, change, genes)
 
-    for _ in engine.ordered_map(update, ranges):
+    for _ in engine.ordered_map(update, ranges, window=len(ranges)):
         pass
 
 
@@ -140,12 +123,12 @@ def _fold(state: State, change: _Change, genes: slice) -> None:
 
 
 def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
+    if len(grams) == 1:
+        S = grams[0]
+        hals(state.W, state.T, S.blocks, S.diagonal, S.step, 1, genes.start, genes.stop)
+        return
     for pattern in np.unique(state.patterns[genes]).tolist():
         S = grams[pattern]
-        if len(grams) == 1:
-            ends = genes.start, genes.stop
-            hals(state.W, state.T, S.blocks, S.diagonal, S.step, 1, *ends)
-            continue
         chosen = genes.start + np.flatnonzero(state.patterns[genes] == pattern)
         W = np.ascontiguousarray(state.W[:, chosen])
         T = np.ascontiguousarray(state.T[:, chosen])
@@ -153,19 +136,20 @@ def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
         state.W[:, chosen] = W
 
 
-def _update_V(
-    state: State, problem: Problem, change: _Change, scratch: _Scratch, genes: slice
-) -> None:
-    """HALS for V_i; both sides of its normal equations are divided by 1 + lambda."""
+def _update_V(state: State, problem: Problem, change: _Change, genes: slice) -> None:
     i, A = change.dataset, change.gram
-    ends = genes.start, genes.stop
-    V, target, moved = state.V[i], scratch.target, scratch.moved
-    np.multiply(state.B_previous[i][:, genes], change.remaining, out=target[:, genes])
-    target[:, genes] += state.B[i][:, genes]
-    add_product(target, A.blocks, state.W, -1.0, *ends)
-    target[:, genes] /= 1.0 + problem.lam
-    np.negative(V[:, genes], out=moved[:, genes])
-    hals(V, target, A.blocks, A.diagonal, A.step, 1, *ends)
-    V[:, genes] *= problem.measured[i][genes]
-    moved[:, genes] += V[:, genes]
-    add_product(state.T, A.blocks, moved, -1.0, *ends)
+    update_specific(
+        state.V[i],
+        state.W,
+        state.B[i],
+        state.B_previous[i],
+        state.T,
+        change.remaining,
+        problem.lam,
+        problem.measured[i],
+        A.blocks,
+        A.diagonal,
+        A.step,
+        genes.start,
+        genes.stop,
+    )

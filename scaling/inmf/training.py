@@ -143,7 +143,7 @@ def sum_tiles(
         return tile.dataset, statistics
 
     deltas: dict[int, TileStatistics] = {}
-    for dataset, statistics in engine.ordered_map(solve, tiles):
+    for dataset, statistics in engine.ordered_map(solve, list(tiles)):
         if dataset in deltas:
             deltas[dataset] += statistics
         else:
