@@ -25,9 +25,10 @@ import cupy
 import numpy as np
 from planted_counts_gpu import MINIBATCH, N_GENES, Counts, Planting
 
+from tigon.kernels.gpu.epochs import ResidentEpochs
 from tigon.kernels.gpu.least_squares import Descent, solve
 from tigon.kernels.gpu.minibatch import DeviceTile, run_step
-from tigon.kernels.gpu.online import Epochs, OnlineState, OnlineSteps, Part
+from tigon.kernels.gpu.online import OnlineState, OnlineSteps, Part
 from tigon.kernels.gpu.products import products_into
 from tigon.kernels.gpu.resident import TileStream
 from tigon.kernels.gpu.sketches import add_sparse_gram, sketch_product
@@ -108,7 +109,7 @@ class Fitting:
         )
         self.steps = OnlineSteps(self.state, MINIBATCH)
         self.parts = [self._cut(tile) for tile in counts.tiles]
-        self.epochs = Epochs(self.steps, self.parts)
+        self.epochs = ResidentEpochs(self.steps, self.parts)
 
     def _cut(self, tile: CellTile) -> list[Part]:
         share = MINIBATCH // self.d

@@ -11,8 +11,9 @@ from cuda_emulation.drawing import Problem, draw_problem
 
 from tigon.kernels import reference
 from tigon.kernels.gpu import factors, least_squares, products, sketches
+from tigon.kernels.gpu.epochs import ResidentEpochs
 from tigon.kernels.gpu.minibatch import DeviceTile, minibatch_step
-from tigon.kernels.gpu.online import Epochs, OnlineState, OnlineSteps, Part
+from tigon.kernels.gpu.online import OnlineState, OnlineSteps, Part
 from tigon.kernels.gpu.resident import TileStream, to_device
 from tigon.kernels.tile import CellTile, Metagenes
 
@@ -208,7 +209,7 @@ def run_epochs(n_epochs: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
             for i, tile in enumerate(cut)
         ]
         minibatches.append(parts)
-    epochs = Epochs(OnlineSteps(state, 1000), minibatches)
+    epochs = ResidentEpochs(OnlineSteps(state, 1000), minibatches)
     found, figures = [], []
     for _ in range(n_epochs):
         figures.append(epochs.run())

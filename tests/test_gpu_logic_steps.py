@@ -7,6 +7,7 @@ stands in for CuPy. Streams hold copies back until somebody waits for them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from cuda_emulation.loading import require_compiler, stand_in_for_cupy
 from cuda_emulation.stand_in import StandIn
 
 from tigon.kernels import reference
+from tigon.kernels.gpu.epochs import HostPart, ResidentEpochs, StreamedEpochs, epochs_over
 from tigon.kernels.gpu.factors import add_product, gram, hals
 from tigon.kernels.gpu.minibatch import DeviceTile, minibatch_step
-from tigon.kernels.gpu.online import Epochs, OnlineState, OnlineSteps, Part
+from tigon.kernels.gpu.online import OnlineState, OnlineSteps, Part
 from tigon.kernels.gpu.products import by_gene, gene_products, spmm, squared_norms
 from tigon.kernels.gpu.resident import TileStream, fits, to_device
 from tigon.kernels.gpu.sketches import add_sparse_gram, sketch_product
@@ -253,8 +255,8 @@ def test_epochs_follow_the_equations_launched_and_captured(cupy: StandIn) -> Non
         ]
         for some in batches
     ]
-    # Float32 loadings to 1e-5: what the equations' own loadings leave far behind.
-    epochs = Epochs(OnlineSteps(state, 40, tol=1e-5), parts)
+    # Loadings to 1e-5: the metagenes follow to about a hundred times that.
+    epochs = ResidentEpochs(OnlineSteps(state, 40, tol=1e-5), parts)
     plain = Plain(given)
     for _ in range(3):
         figures = epochs.run()
@@ -265,6 +267,22 @@ def test_epochs_follow_the_equations_launched_and_captured(cupy: StandIn) -> Non
         assert 0.0 < figures[1] < figures[0]
         assert figures[2] == 0
     np.testing.assert_allclose(state.A, plain.A, atol=1e-3 * plain.A.max())
+
+
+def test_streamed_epochs_end_with_the_bits_of_resident_ones(
+    cupy: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for free, kind in ((10**9, ResidentEpochs), (0, StreamedEpochs)):
+        batches, state, _ = online_problem()
+        monkeypatch.setattr(cupy.cuda, "memGetInfo", lambda free=free: (free, free))
+        host = [[HostPart(i, tile) for i, tile in some] for some in batches]
+        epochs = epochs_over(OnlineSteps(state, 40, n_sweeps=2), host)
+        assert type(epochs) is kind
+        figures = [epochs.run() for _ in range(2)]
+        found.append([*figures, state.W, state.V, state.T, *chain(*epochs.loadings)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_streamed_tiles_arrive_whole_and_in_order(cupy: StandIn) -> None:

@@ -1,4 +1,4 @@
-"""Online factorisation of counts that are on the device: state, step, epoch.
+"""Online factorisation on a GPU: state and step.
 
 The same mathematics as on the CPU. For dataset i with loadings H_i:
 
@@ -8,8 +8,7 @@ The same mathematics as on the CPU. For dataset i with loadings H_i:
     W_j   <- max(0, W_j + (T - S W)_j / S_jj)
     V_i,j <- max(0, V_i,j + (B_i - A_i W - (1 + lambda) A_i V_i)_j / ((1 + lambda) A_i,jj))
 
-A step is about twenty launches and never waits for the host, so that an epoch
-over the same mini-batches is captured once as a CUDA graph and then replayed.
+A step is about twenty launches and never waits for the host.
 
 References
 ----------
@@ -214,17 +213,22 @@ class OnlineSteps:
     def step(self, parts: Sequence[Part]) -> None:
         """Take in a mini-batch, one part for each dataset in it, and improve W and V."""
         for part in parts:
-            self._solve(part)
-            self._fold(part.dataset, len(part.H))
+            self.take_in(part)
+        self.improve([part.dataset for part in parts])
+
+    def take_in(self, part: Part) -> None:
+        """Solve a part's loadings and replace its share of the statistics."""
+        metagenes, figures = self.metagenes(part.dataset), self.state.figures
+        run_step(part.tile, metagenes, part.H, self.memory, figures, tol=self.tol, warm=True)
+        self._fold(part.dataset, len(part.H))
+
+    def improve(self, datasets: Sequence[int]) -> None:
+        """Update W, and V of the datasets that a mini-batch touched."""
         for _ in range(self.n_sweeps):
             for genes, S in zip(self.state.genes_in, self.state.S, strict=True):
                 hals_genes(self.state.W, self.state.T, S, genes, 1)
-            for part in parts:
-                self._update_V(part.dataset)
-
-    def _solve(self, part: Part) -> None:
-        metagenes, figures = self.metagenes(part.dataset), self.state.figures
-        run_step(part.tile, metagenes, part.H, self.memory, figures, tol=self.tol, warm=True)
+            for dataset in datasets:
+                self._update_V(dataset)
 
     def _fold(self, i: int, n: int) -> None:
         state = self.state
@@ -254,54 +258,3 @@ class OnlineSteps:
         add_product_into(self._wide, self._B_now[i], A, state.W, -1.0)
         hals_genes(V, self._wide, A, state.genes_of[i], 1, share=1.0 / (1.0 + state.lam))
         add_product_into(state.T, state.T, A, V, -1.0, minus=self._V_before)
-
-
-class Epochs:
-    """Epochs over mini-batches that stay on the device.
-
-    The first is launched step by step, which compiles what it needs; the second
-    is captured as one CUDA graph, and this and all later ones replay it.
-
-    Parameters
-    ----------
-    steps
-        What a step does.
-    minibatches
-        Their parts, in order; the same in every epoch. A dataset stands at most
-        once in a mini-batch.
-    """
-
-    def __init__(self, steps: OnlineSteps, minibatches: Sequence[Sequence[Part]]) -> None:
-        import cupy
-
-        self._steps = steps
-        self._minibatches = minibatches
-        self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._n_done = 0
-        self._graph: Any = None
-
-    def run(self) -> NDArray[np.float64]:
-        """One epoch; its |X|^2, F as cells were seen, and unfinished cells, float64, shape (3,)."""
-        import cupy
-
-        self._stream.wait_event(cupy.cuda.get_current_stream().record())
-        with self._stream:
-            if self._n_done == 0:
-                self._launch()
-            else:
-                self._replay()
-        self._stream.synchronize()
-        self._n_done += 1
-        return np.asarray(cupy.asnumpy(self._steps.state.figures))
-
-    def _launch(self) -> None:
-        self._steps.begin_epoch()
-        for parts in self._minibatches:
-            self._steps.step(parts)
-
-    def _replay(self) -> None:
-        if self._graph is None:
-            self._stream.begin_capture()
-            self._launch()
-            self._graph = self._stream.end_capture()
-        self._graph.launch(self._stream)

@@ -49,9 +49,14 @@ __device__ __forceinline__ Work work_in(unsigned char* memory) {
   return work;
 }
 
+/// The larger one, or what is not a number: that must never pass for a small residual.
+__device__ __forceinline__ double larger_or_nan(double a, double b) {
+  return a > b || a != a ? a : b;
+}
+
 __device__ __forceinline__ double warp_largest(double value) {
   for (int step = 16; step > 0; step /= 2) {
-    value = larger(value, __shfl_xor_sync(ALL_LANES, value, step));
+    value = larger_or_nan(value, __shfl_xor_sync(ALL_LANES, value, step));
   }
   return value;
 }
@@ -213,7 +218,9 @@ __device__ double certify(const double* G, const double* R, const Cell& cell, co
     double gradient = -R[j];
     for (int i = 0; i < FACTORS; ++i) gradient += G[i * FACTORS + j] * work.h[i];
     if (work.scale[j] == 0.0) continue;
-    largest = larger(largest, magnitude(smaller(work.h[j] * G[j * FACTORS + j], gradient)));
+    const double h = work.h[j] * G[j * FACTORS + j];
+    // A comparison with what is not a number is false: the gradient is taken, and is none either.
+    largest = larger_or_nan(magnitude(h < gradient ? h : gradient), largest);
   }
   __syncwarp();
   return warp_largest(largest);
@@ -355,8 +362,8 @@ extern "C" __global__ void __launch_bounds__(32, 8)
     const double limit = tol * cell.largest;
     const int n_pivots = pivot(N, cell, work, CLEAR * limit, lane);
     double value = certify(G, r, cell, work, lane);
-    if (value > limit) value = refine(G, N, r, cell, work, value, lane);
-    if (value > limit) {
+    if (!(value <= limit)) value = refine(G, N, r, cell, work, value, lane);
+    if (!(value <= limit)) {
       fall_back(N, h, cell, work, CLEAR * limit, lane);
       value = certify(G, r, cell, work, lane);
       value = polish(G, N, r, cell, work, value, lane);
