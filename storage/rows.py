@@ -86,7 +86,9 @@ class RowFile:
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write consecutive rows from ``start`` on."""
-        self.write_at(np.arange(start, start + len(rows)), rows)
+        with self.path.open("r+b", buffering=0) as file:
+            consecutive = np.ascontiguousarray(rows, np.float32)
+            write_array_at(file.fileno(), consecutive, start * self._row_bytes)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``start`` to ``stop``, shape (stop - start, width)."""

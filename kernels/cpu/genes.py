@@ -336,17 +336,11 @@ def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: igno
 
 @njit(cache=True, nogil=True)
 def _read_chunk(rows, k, m, first, last, wide):  # type: ignore[no-untyped-def]
-    """Columns of a float32 matrix as float64, zeros after the last one."""
-    if last - first == _CHUNK:
-        for j in range(k):
-            for g in range(0, _CHUNK, _GENES):
-                found = widen(load(rows, j * m + first + g, PARTS))
-                store(wide, j * _CHUNK + g, found)
-    else:
-        for j in range(k):
-            for g in range(_CHUNK):
-                inside = first + g < last
-                wide[j * _CHUNK + g] = rows[j * m + first + g] if inside else 0.0
+    """Columns of a matrix as float64, zeros after the last one."""
+    for j in range(k):
+        for g in range(last - first):
+            put(wide, j * _CHUNK + g, np.float64(at(rows, j * m + first + g)))
+        wide[j * _CHUNK + last - first : (j + 1) * _CHUNK] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -358,7 +352,7 @@ def add_gram(G, rows, weight, start, stop):  # type: ignore[no-untyped-def]
     G
         float64, shape (k, k); entries on and below the diagonal are written.
     rows
-        float32, shape (k, m).
+        float32 or float64, shape (k, m).
     weight
         A number.
     start, stop

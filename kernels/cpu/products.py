@@ -50,48 +50,52 @@ def products(rows, indptr, genes, counts, weights, table, width, shape, R):  # t
 
 
 @njit(cache=True, nogil=True)
-def squared_norm(rows, indptr, genes, counts, weights, scale):  # type: ignore[no-untyped-def]
-    """|X|^2 of some cells, float64; entries of one gene that follow each other are one."""
-    total = 0.0
-    for c in rows:
-        even, odd = 0.0, 0.0
-        before, value = np.int64(-1), 0.0
-        for t in range(indptr[c], indptr[c + 1]):
-            g = np.int64(at(genes, t))
-            x = np.float64(at(counts, t)) * at(scale, g)
-            if g == before:
-                value += x
-                continue
-            even, odd = odd, even + value * value
-            before, value = g, x
-        row = even + odd + value * value
-        total += row * np.float64(weights[c]) * np.float64(weights[c])
-    return total
-
-
-@njit(cache=True, nogil=True)
-def add_by_gene(rows, indptr, genes, counts, weights, H, B, width, shape):  # type: ignore[no-untyped-def]
-    """B += X^T H without the gene scale, by padded rows.
+def add_by_gene(rows, indptr, genes, counts, weights, scale, H, B, width, shape):  # type: ignore[no-untyped-def]
+    """B += X^T H without the gene scale, by padded rows; returns |X|^2 with it.
 
     Parameters
     ----------
     rows, indptr, genes, counts, weights
         As in :class:`tigon.kernels.tile.CellTile`.
+    scale
+        Gene scale, float64, shape (m,).
     H
         Loadings, float64, flat: n padded rows of ``width``.
     B
         float64, flat: m padded rows of ``width``; added to in cell order.
     """
+    squared = 0.0
+    for i in range(len(rows)):
+        c = rows[i]
+        weight, row = np.float64(weights[c]), i * width
+        loading = load(H, row, shape)
+        norm, before, whole = 0.0, np.int64(-1), 0.0
+        for t in range(indptr[c], indptr[c + 1]):
+            g, count = np.int64(at(genes, t)), np.float64(at(counts, t))
+            place = g * width
+            store(B, place, fma(count * weight, loading, load(B, place, shape)))
+            # Entries of one gene that follow each other are one: (a + b)^2 = a^2 + b (b + 2 a).
+            x, rest = count * at(scale, g), whole if g == before else 0.0
+            norm += x * (x + 2.0 * rest)
+            before, whole = g, rest + x
+        squared += norm * weight * weight
     step = len(shape) * (PART_BYTES // B.itemsize)
-    for start in range(0, width, step):
-        for i in range(len(rows)):
-            c = rows[i]
-            weight = np.float64(weights[c])
-            loading = load(H, i * width + start, shape)
-            for t in range(indptr[c], indptr[c + 1]):
-                value = np.float64(at(counts, t)) * weight
-                place = np.int64(at(genes, t)) * width + start
-                store(B, place, fma(value, loading, load(B, place, shape)))
+    for start in range(step, width, step):
+        _add_panel(rows, indptr, genes, counts, weights, H, B, width, start, shape)
+    return squared
+
+
+@njit(cache=True, nogil=True)
+def _add_panel(rows, indptr, genes, counts, weights, H, B, width, start, shape):  # type: ignore[no-untyped-def]
+    """A panel of B after the first."""
+    for i in range(len(rows)):
+        c = rows[i]
+        weight = np.float64(weights[c])
+        loading = load(H, i * width + start, shape)
+        for t in range(indptr[c], indptr[c + 1]):
+            value = np.float64(at(counts, t)) * weight
+            place = np.int64(at(genes, t)) * width + start
+            store(B, place, fma(value, loading, load(B, place, shape)))
 
 
 @njit(cache=True, nogil=True)

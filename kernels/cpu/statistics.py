@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
-from tigon.kernels.cpu.lanes import PART_BYTES, at, fma, load, store
+from tigon.kernels.cpu.lanes import PART_BYTES, at, fma, load, put, store
 from tigon.kernels.cpu.sweep import BLOCK
 
 _CELLS = 32
@@ -16,7 +17,7 @@ def widen_rows(H, n, width, k, wide, wide_width):  # type: ignore[no-untyped-def
     """Padded float32 rows as padded float64 rows."""
     for c in range(n):
         for j in range(k):
-            wide[c * wide_width + j] = H[c * width + j]
+            put(wide, c * wide_width + j, np.float64(at(H, c * width + j)))
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,7 @@ from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.descent import descend, fast_limit
 from tigon.kernels.cpu.genes import add_gram, tabulate
 from tigon.kernels.cpu.panels import padded_rows, panels_of, row_width
-from tigon.kernels.cpu.products import add_by_gene, explained, products, scale_rows, squared_norm
+from tigon.kernels.cpu.products import add_by_gene, explained, products, scale_rows
 from tigon.kernels.cpu.statistics import add_second_moments, widen_rows
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
@@ -145,8 +145,7 @@ def minibatch_step(
     """
     H, R, n_unfinished = _solve(tile, metagenes, tol, start)
     n, k = len(H), len(metagenes.gram)
-    A, B = _sums(tile, metagenes.scale, H, k)
-    squared = squared_norm(*tile.arrays, metagenes.scale)
+    A, B, squared = _sums(tile, metagenes.scale, H, k)
     # F of the tile by traces: |X|^2 - 2 tr(H R^T) + tr(G A).
     fitted = float((metagenes.gram * A).sum())
     loss = squared - 2.0 * explained(R.ravel(), H.ravel()) + fitted
@@ -155,16 +154,17 @@ def minibatch_step(
 
 def _sums(
     tile: CellTile, scale: NDArray[np.float64], H: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A, shape (k, k), and B, shape (m, k), of a tile."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """A, shape (k, k), B, shape (m, k), and |X|^2 of a tile."""
     (n, narrow), m = H.shape, len(scale)
     width, shape = row_width(k, np.float64), panels_of(k, np.float64)[1]
     wide = aligned_zeros(n * width, np.float64)
     widen_rows(H.ravel(), n, narrow, k, wide, width)
     B = aligned_zeros(m * width, np.float64)
-    add_by_gene(*tile.arrays, wide, B, width, shape)
+    squared = float(add_by_gene(*tile.arrays, scale, wide, B, width, shape))
     scale_rows(B, width, scale)
     A = aligned_zeros(-(-k // 4) * 4 * width, np.float64)
     add_second_moments(wide, n, width, k, A)
     lower = np.tril(A.reshape(-1, width)[:k, :k])
-    return lower + np.tril(lower, -1).T, B.reshape(m, width)[:, :k]
+    by_gene = np.ascontiguousarray(B.reshape(m, width)[:, :k])
+    return lower + np.tril(lower, -1).T, by_gene, squared

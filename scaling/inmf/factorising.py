@@ -17,6 +17,7 @@ from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import History, train
 from tigon.scaling.packing import build_pack
 from tigon.storage.progress import Progress, silent
+from tigon.storage.rows import RowFile
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -100,7 +101,9 @@ def factorise(
     )
     state = init_state(problem, config.n_components, start)
     schedule = plan_schedule(config, n_cells)
-    history = train(pack, problem, state, schedule, config, engine, epochs, progress)
+    starts = RowFile(scratch / "starts", (n_cells, config.n_components))
+    history = train(pack, starts, problem, state, schedule, config, engine, epochs, progress)
+    starts.path.unlink()
     W, V = state.W, state.V
     del state  # A, B and their previous sums are not needed any more
     solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,9 @@ from tigon.scaling.inmf.schedule import Schedule
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
-from tigon.storage.packs.pack import Pack, PackBlock
+from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
+from tigon.storage.rows import RowFile
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -61,6 +61,7 @@ class History:
 
 def train(
     pack: Pack,
+    starts: RowFile,
     problem: Problem,
     state: State,
     schedule: Schedule,
@@ -75,6 +76,9 @@ def train(
     ----------
     pack, problem
         What is factorised.
+    starts
+        Loadings of every packed cell when it was last seen, shape (n, k), zero before:
+        where its next solution starts. Written.
     state
         From :func:`tigon.scaling.inmf.state.init_state`; updated.
     schedule, config
@@ -88,8 +92,8 @@ def train(
 
     Notes
     -----
-    One pass over the pack per epoch. Holds the state, mini-batches in flight,
-    and 8 k m bytes for each tile in flight.
+    One pass over the pack and the starts per epoch. Holds the state, mini-batches
+    in flight, and 8 k m bytes for each tile in flight.
     """
     history = History()
     before = np.inf
@@ -98,12 +102,14 @@ def train(
             begin_epoch(state)
         total = 0.0
         stretches = schedule.epoch(epoch, seed)
-        blocks = engine.read_ahead(lambda cut: pack.read(*cut), stretches)
+        # A stretch is read while others are written: no two of an epoch overlap.
+        blocks = engine.read_ahead(lambda cut: _read(pack, starts, *cut), stretches)
         done = 0
-        for block in blocks:
-            loss = _learn(block, problem, state, config, engine)
+        for start, tiles, H in blocks:
+            loss = _learn(tiles, H, problem, state, config, engine)
+            starts.write(start, H)
             total += loss
-            n_cells = len(block.datasets)
+            n_cells = len(H)
             done += n_cells
             history.append(epoch, n_cells, loss / n_cells)
             progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=total / done)
@@ -114,16 +120,31 @@ def train(
     return history
 
 
+def _read(
+    pack: Pack, starts: RowFile, start: int, stop: int
+) -> tuple[int, list[DatasetTile], NDArray[np.float32]]:
+    """A mini-batch: where it begins, its tiles, and where its loadings start."""
+    return start, list(cut_tiles(pack.read(start, stop))), starts.read(start, stop)
+
+
 def _learn(
-    block: PackBlock, problem: Problem, state: State, config: INMFConfig, engine: ThreadEngine
+    tiles: list[DatasetTile],
+    H: NDArray[np.float32],
+    problem: Problem,
+    state: State,
+    config: INMFConfig,
+    engine: ThreadEngine,
 ) -> float:
-    """One step on one mini-batch; returns its loss beforehand."""
-    touched = np.unique(block.datasets).tolist()
+    """One step on one mini-batch; returns its loss beforehand.
+
+    ``H`` holds where the cells' solutions start, and then these.
+    """
+    touched = sorted({tile.dataset for tile in tiles})
     solved_against = engine.ordered_map(
         lambda d: metagenes_of(problem, state.W, state.V, d), touched
     )
     metagenes = dict(zip(touched, solved_against, strict=True))
-    deltas = sum_tiles(cut_tiles(block), metagenes, config.tol, engine)
+    deltas = sum_tiles(tiles, H, metagenes, config.tol, engine)
     del metagenes
     loss = sum(delta.loss for delta in deltas.values())
     apply_step(state, problem, deltas, config.n_sweeps, engine)
@@ -131,19 +152,21 @@ def _learn(
 
 
 def sum_tiles(
-    tiles: Iterable[DatasetTile],
+    tiles: list[DatasetTile],
+    H: NDArray[np.float32],
     metagenes: dict[int, MetageneTable],
     tol: float,
     engine: ThreadEngine,
 ) -> dict[int, TileStatistics]:
-    """Statistics of some tiles, summed by dataset in tile order."""
+    """Statistics of some tiles, summed by dataset in tile order; ``H`` is solved in place."""
 
     def solve(tile: DatasetTile) -> tuple[int, TileStatistics]:
-        _, statistics = minibatch_step(tile.cells, metagenes[tile.dataset], tol)
-        return tile.dataset, statistics
+        rows = tile.cells.rows
+        H[rows], found = minibatch_step(tile.cells, metagenes[tile.dataset], tol, H[rows])
+        return tile.dataset, found
 
     deltas: dict[int, TileStatistics] = {}
-    for dataset, statistics in engine.ordered_map(solve, list(tiles)):
+    for dataset, statistics in engine.ordered_map(solve, tiles):
         if dataset in deltas:
             deltas[dataset] += statistics
         else:
