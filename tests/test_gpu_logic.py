@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from cuda_emulation.loading import forget_kernels, require_compiler, stand_in_for_cupy
 from cuda_emulation.stand_in import EmulationError, StandIn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import nnls as scipy_nnls
 
 from tigon.kernels import reference
@@ -47,13 +49,15 @@ def draw_system(seed: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return G, R
 
 
-def replace_source(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+def replace_source(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]) -> None:
     """Compile the next kernels from a changed source."""
 
     def changed(name: str) -> str:
         text = source(name)
-        assert old in text
-        return text.replace(old, new)
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        return text
 
     monkeypatch.setattr(modules, "source", changed)
     forget_kernels()
@@ -132,13 +136,37 @@ def test_the_order_of_threads_does_not_matter(cupy: StandIn, k: int, mode: str) 
 
 
 @pytest.mark.parametrize("k", [7, 40])
+def test_descent_after_pivoting_repeats_in_any_order_of_threads(
+    cupy: StandIn, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    """Without the polish, whose solve would hide a missing barrier."""
+    G, R = draw_system(6, k, 5)
+    expected = nnls(G, R, mode="exact")[0]
+    changes = {
+        "PIVOTS_PER_FACTOR = 5": "PIVOTS_PER_FACTOR = 0",
+        "value = polish(": "if (false) polish(",
+    }
+    replace_source(monkeypatch, changes)
+    found = []
+    for _ in range(3):
+        cupy.seed += 1000
+        H, pivots, residual = np.zeros((5, k)), np.empty(5, np.int32), np.empty(5)
+        pivot_into(G, R, H, pivots, residual, 1e-10)
+        assert residual.max() <= 1e-11
+        found.append(H)
+        np.testing.assert_array_equal(H, found[0])
+    np.testing.assert_allclose(found[0], expected, atol=1e-8 * expected.max())
+    forget_kernels()
+
+
+@pytest.mark.parametrize("k", [7, 40])
 def test_pivoting_alone_repeats_in_any_order_of_threads(
     cupy: StandIn, monkeypatch: pytest.MonkeyPatch, k: int
 ) -> None:
     """Without what mends a failure, which would hide a missing barrier."""
     G, R = draw_system(6, k, 8)
     expected = nnls(G, R, mode="exact")[0]
-    replace_source(monkeypatch, "if (!(value <= limit))", "if (false)")
+    replace_source(monkeypatch, {"if (!(value <= limit))": "if (false)"})
     for _ in range(4):
         cupy.seed += 1000
         H, pivots, residual = np.zeros((8, k)), np.empty(8, np.int32), np.empty(8)
@@ -263,7 +291,7 @@ def test_exact_mode_falls_back_where_pivoting_ends_unsolved(
 ) -> None:
     G, R = draw_system(17, 20, 10)
     expected = nnls(G, R, mode="exact")[0]
-    replace_source(monkeypatch, "PIVOTS_PER_FACTOR = 5", "PIVOTS_PER_FACTOR = 0")
+    replace_source(monkeypatch, {"PIVOTS_PER_FACTOR = 5": "PIVOTS_PER_FACTOR = 0"})
     H, pivots, residual = np.zeros((10, 20)), np.empty(10, np.int32), np.empty(10)
     pivot_into(G, R, H, pivots, residual, 1e-10)
     forget_kernels()
@@ -276,3 +304,50 @@ def test_more_factors_than_lanes_hold_are_refused(cupy: StandIn) -> None:
     k = MAX_FACTORS + 1
     with pytest.raises(ValueError, match=r"too many factors for the GPU \(129\): at most 128"):
         nnls(np.eye(k), np.ones((2, k)))
+
+
+def test_too_little_shared_memory_is_told(cupy: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"MultiProcessorCount": 3, "MaxSharedMemoryPerBlockOptin": 49_152}
+    monkeypatch.setattr(type(cupy.cuda), "attributes", small)
+    forget_kernels()
+    with pytest.raises(ValueError, match="a block of this GPU has 49152"):
+        nnls(np.eye(128), np.ones((2, 128)), mode="tight")
+    assert nnls(np.eye(20), np.ones((2, 20)), mode="tight")[0].max() == 1.0
+    monkeypatch.undo()
+    forget_kernels()
+
+
+def condition(G: np.ndarray) -> float:
+    """Condition number of the factors that are not zero, scaled to unit diagonal."""
+    used = np.diag(G) > 0
+    scale = 1.0 / np.sqrt(np.diag(G)[used])
+    return (
+        float(np.linalg.cond(G[np.ix_(used, used)] * np.outer(scale, scale))) if len(scale) else 1.0
+    )
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.sampled_from([1, 7, 20]),
+    n=st.integers(0, 40),
+    density=st.floats(0.0, 1.0),
+    size=st.floats(-8.0, 8.0),
+    mode=st.sampled_from(["fast", "tight", "exact"]),
+)
+@settings(deadline=None, max_examples=40)
+def test_any_system_is_solved_to_its_tolerance(
+    cupy: StandIn, seed: int, k: int, n: int, density: float, size: float, mode: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    L = rng.gamma(0.3, 1.0, (k, 3 * k)) * (rng.random((k, 1)) < 0.95)
+    G = 10.0**size * (L @ L.T)
+    R = 10.0**size * (rng.normal(0.3, 1.0, (n, 3 * k)) * (rng.random((n, 3 * k)) < density)) @ L.T
+    H, _, residual = nnls(G, R, mode=mode)
+    assert np.isfinite(H).all()
+    assert (H >= 0).all()
+    assert not H[:, np.diag(G) == 0].any()
+    # Factors may be close to dependent: 500 sweeps may then fall short, and say so.
+    if mode == "exact" or condition(G) < 1e3:
+        assert residual.max(initial=0.0) <= TOLERANCES[mode]
+    true = reference.kkt_residual(G, R, H.astype(float))
+    np.testing.assert_allclose(residual, true, atol=1e-11)

@@ -39,6 +39,13 @@ def options(**defines: int | str) -> tuple[str, ...]:
 
 
 @cache
+def _attribute(device: int, name: str) -> int:
+    import cupy
+
+    return int(cupy.cuda.Device(device).attributes[name])
+
+
+@cache
 def _module(device: int, name: str, /, **defines: int | str) -> Any:
     import cupy
 
@@ -47,6 +54,12 @@ def _module(device: int, name: str, /, **defines: int | str) -> Any:
 
 @cache
 def _function(device: int, file: str, name: str, shared_bytes: int, /, **defines: int | str) -> Any:
+    limit = _attribute(device, "MaxSharedMemoryPerBlockOptin")
+    if shared_bytes > limit:
+        raise ValueError(
+            f"{name} needs {shared_bytes} bytes of shared memory for this many factors or genes: "
+            f"a block of this GPU has {limit}; use fewer, or pass NumPy arrays"
+        )
     function = _module(device, file, **defines).get_function(name)
     if shared_bytes > _DEFAULT_SHARED_BYTES:
         function.max_dynamic_shared_size_bytes = shared_bytes
@@ -64,6 +77,11 @@ class Kernel:
         Dynamic shared memory of a block.
     **defines
         Macros of the source.
+
+    Raises
+    ------
+    ValueError
+        The device has less shared memory.
     """
 
     def __init__(
@@ -81,12 +99,9 @@ class Kernel:
             self._function((blocks,), (threads,), args, shared_mem=self._shared_bytes)
 
 
-@cache
 def n_multiprocessors(device: int) -> int:
     """Multiprocessors of a device: how many blocks are worth launching."""
-    import cupy
-
-    return int(cupy.cuda.Device(device).attributes["MultiProcessorCount"])
+    return _attribute(device, "MultiProcessorCount")
 
 
 def contiguous(array: Any, dtype: Any) -> Any:

@@ -23,6 +23,7 @@ def forget_kernels() -> None:
     """Compile anew what is asked for next."""
     modules._function.cache_clear()
     modules._module.cache_clear()
+    modules._attribute.cache_clear()
 
 
 @contextmanager

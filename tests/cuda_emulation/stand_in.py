@@ -12,7 +12,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -225,6 +225,9 @@ class _Cuda:
     """``cupy.cuda``: one device of three multiprocessors."""
 
     Event = Event
+    attributes = MappingProxyType(
+        {"MultiProcessorCount": 3, "MaxSharedMemoryPerBlockOptin": 232_448}
+    )
 
     def __init__(self, cupy: StandIn) -> None:
         self.runtime = self
@@ -235,7 +238,7 @@ class _Cuda:
         return Stream(self.cupy)
 
     def Device(self, device: int = 0) -> Any:
-        return type("Device", (), {"id": device, "attributes": {"MultiProcessorCount": 3}})()
+        return type("Device", (), {"id": device, "attributes": self.attributes})()
 
     def getDevice(self) -> int:
         return 0
