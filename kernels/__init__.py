@@ -10,15 +10,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tigon.kernels.factors import gram, hals
     from tigon.kernels.least_squares import LeastSquaresInfo, NotConvergedWarning, nnls
+    from tigon.kernels.minibatch import minibatch_step
+    from tigon.kernels.products import spmm
+    from tigon.kernels.sketches import GeneProducts, sketch, sparse_gram
+    from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
 
 _HOMES = {
+    "CellTile": "tile",
+    "GeneProducts": "sketches",
     "LeastSquaresInfo": "least_squares",
+    "Metagenes": "tile",
     "NotConvergedWarning": "least_squares",
+    "TileStatistics": "tile",
+    "gram": "factors",
+    "hals": "factors",
+    "minibatch_step": "minibatch",
     "nnls": "least_squares",
+    "sketch": "sketches",
+    "sparse_gram": "sketches",
+    "spmm": "products",
 }
 
-__all__ = ["LeastSquaresInfo", "NotConvergedWarning", "nnls"]
+__all__ = [
+    "CellTile",
+    "GeneProducts",
+    "LeastSquaresInfo",
+    "Metagenes",
+    "NotConvergedWarning",
+    "TileStatistics",
+    "gram",
+    "hals",
+    "minibatch_step",
+    "nnls",
+    "sketch",
+    "sparse_gram",
+    "spmm",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -67,8 +67,23 @@ def check_matrix(name: str, array: Any, shape: tuple[int | None, int | None]) ->
     if not fits:
         wanted_shape = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}: ({wanted_shape}) is needed")
+    check_finite(name, array)
+
+
+def check_finite(name: str, array: Any) -> None:
+    """An array of any shape whose entries are finite.
+
+    Raises
+    ------
+    ValueError
+        Some are not.
+    """
+    if array.dtype.kind != "f":
+        return
     # A finite sum takes one pass and shows that every entry is finite.
-    if array.dtype.kind == "f" and not np.isfinite(float(array.sum())):
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(array.sum())
+    if not np.isfinite(total):
         n_bad = int(array.size - (abs(array) < np.inf).sum())
         if n_bad:
             raise ValueError(
@@ -77,7 +92,22 @@ def check_matrix(name: str, array: Any, shape: tuple[int | None, int | None]) ->
             )
 
 
-def check_gram(G: Any, library: Any = np) -> None:
+def check_not_negative(name: str, array: Any, remedy: str) -> None:
+    """An array of any shape without negative entries.
+
+    Raises
+    ------
+    ValueError
+        Some are negative.
+    """
+    lowest = float(array.min()) if array.size else 0.0
+    if lowest < 0:
+        raise ValueError(
+            f"{name} has negative entries (lowest: {lowest:g}): zero or above is needed; {remedy}"
+        )
+
+
+def check_gram(G: Any, library: Any = np, name: str = "G") -> None:
     """A symmetric positive semi-definite matrix of at least one factor, up to rounding.
 
     Parameters
@@ -86,6 +116,8 @@ def check_gram(G: Any, library: Any = np) -> None:
         Shape (k, k).
     library
         numpy or cupy: whose ``linalg`` looks at it.
+    name
+        What messages call it.
 
     Raises
     ------
@@ -97,12 +129,12 @@ def check_gram(G: Any, library: Any = np) -> None:
     One Cholesky factorisation of G with a ridge of the size of its rounding: k^3 / 3
     multiplications.
     """
-    check_matrix("G", G, (None, None))
+    check_matrix(name, G, (None, None))
     k = G.shape[0]
     if k != G.shape[1]:
-        raise ValueError(f"G has shape {G.shape}: a Gram matrix is square")
+        raise ValueError(f"{name} has shape {G.shape}: a Gram matrix is square")
     if k == 0:
-        raise ValueError("G has shape (0, 0): at least one factor is needed")
+        raise ValueError(f"{name} has shape (0, 0): at least one factor is needed")
     eps = float(np.finfo(G.dtype).eps) if G.dtype.kind == "f" else float(np.finfo(np.float64).eps)
     wide = G.astype(np.float64)
     size = float(abs(wide).max())
@@ -111,13 +143,13 @@ def check_gram(G: Any, library: Any = np) -> None:
     uneven = float(abs(wide - wide.T).max()) / size
     if uneven > 10 * eps * k:
         raise ValueError(
-            f"G is not symmetric (entries differ by {uneven:.2g} of the largest): a Gram matrix "
-            "L L^T is; average it with its transpose if that is what you mean"
+            f"{name} is not symmetric (entries differ by {uneven:.2g} of the largest): a Gram "
+            "matrix L L^T is; average it with its transpose if that is what you mean"
         )
     lowest = _negative_eigenvalue(wide / size, 100 * eps * k, library)
     if lowest is not None:
         raise ValueError(
-            f"G is not positive semi-definite (eigenvalue {lowest:.2g} of the largest entry): "
+            f"{name} is not positive semi-definite (eigenvalue {lowest:.2g} of the largest entry): "
             "a Gram matrix L L^T is; check how it was computed"
         )
 

@@ -7,9 +7,10 @@ Symbols, for one dataset (k factors, m genes, n cells):
 - ``G``: Gram matrix of the penalised metagenes, L L^T + lambda V V^T, k x k;
 - ``R``: products X L^T, n x k;
 - ``H``: loadings, n x k, argmin over H >= 0 of sum_c h_c G h_c^T - 2 r_c h_c^T;
-- ``A = H^T H`` (k x k) and ``B = H^T X`` (k x m), summed over cells.
+- ``A = H^T H`` (k x k) and ``B = H^T X`` (k x m), summed over cells;
+- ``Y``: counts as principal components see them, n x m (:func:`transformed`).
 
-The Numba kernels of the same names agree with these to rounding.
+The kernels of the same names, on the CPU and on a GPU, agree with these to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ def gram(L: Float64, V: Float64, lam: float) -> Float64:
 
 def products(X: sparse.csr_array, L: Float64) -> Float64:
     """Products R = X L^T, shape (n, k)."""
-    product: Float64 = X.astype(np.float64) @ L.T
+    return spmm(X, L.T)
+
+
+def spmm(X: sparse.csr_array, D: Float64, *, transpose: bool = False) -> Float64:
+    """X D, shape (n, l), or X^T D, shape (m, l)."""
+    wide = X.astype(np.float64)
+    product: Float64 = (wide.T if transpose else wide) @ D
     return product
 
 
@@ -36,10 +43,12 @@ def kkt_residual(G: Float64, R: Float64, H: Float64) -> Float64:
     """How far each cell is from optimal, shape (n,): max_j |min(h_j G_jj, gradient_j)| / max|r|.
 
     At the optimum of a non-negative least-squares problem the gradient is zero
-    where h is positive and non-negative where h is zero.
+    where h is positive and non-negative where h is zero. A factor whose
+    ``G[j, j]`` is zero explains nothing, whatever it loads, and is left out.
     """
     gradient = H @ G - R
-    violation = np.abs(np.minimum(H * np.diag(G), gradient)).max(axis=1)
+    missed = np.abs(np.minimum(H * np.diag(G), gradient))
+    violation = missed[:, np.diag(G) > 0].max(axis=1, initial=0.0)
     size = np.abs(R).max(axis=1)
     relative = np.zeros(len(R))
     np.divide(violation, size, out=relative, where=size > 0)
@@ -85,3 +94,48 @@ def objective(X: sparse.csr_array, H: Float64, W: Float64, V: Float64, lam: floa
     """One dataset's share of F: |X - H (W + V)|^2 + lambda |H V|^2, from its definition."""
     residual = X.toarray().astype(np.float64) - H @ (W + V)
     return float((residual**2).sum() + lam * ((H @ V) ** 2).sum())
+
+
+def transformed(
+    X: sparse.csr_array,
+    row_scale: Float64 | float = 1.0,
+    column_scale: Float64 | float = 1.0,
+    *,
+    log1p: bool = False,
+) -> Float64:
+    """Y = f(row_scale * X) * column_scale, dense, shape (n, m), f being log(1 + x) or x.
+
+    Entries of one gene in one cell are added up first.
+    """
+    x = X.toarray().astype(np.float64) * np.reshape(row_scale, (-1, 1))
+    return np.asarray((np.log1p(x) if log1p else x) * column_scale)
+
+
+def sketch(Y: Float64, Q: Float64) -> Float64:
+    """Y^T (Y Q), shape (m, l), neither centred."""
+    return np.asarray(Y.T @ (Y @ Q))
+
+
+def sparse_gram(Y: Float64) -> Float64:
+    """Y^T Y, shape (m, m), not centred."""
+    return np.asarray(Y.T @ Y)
+
+
+def cell_sums(
+    X: sparse.csr_array, marked_genes: NDArray[np.bool_]
+) -> tuple[Float64, NDArray[np.int64], Float64]:
+    """Total, detected genes and total of the marked genes of each cell, shapes (n,)."""
+    dense = X.toarray().astype(np.float64)
+    return dense.sum(axis=1), (dense > 0).sum(axis=1), dense[:, marked_genes].sum(axis=1)
+
+
+def gene_sums(
+    X: sparse.csr_array, weights: Float64, codes: NDArray[np.int64], n_datasets: int
+) -> tuple[Float64, Float64, NDArray[np.int64]]:
+    """Sums of x, of x^2 and of x > 0 over each dataset's cells, shapes (n_datasets, m).
+
+    x is the count times its cell's weight; cells with a negative code are left out.
+    """
+    member = np.equal.outer(np.arange(n_datasets), codes).astype(np.float64)
+    x = X.toarray().astype(np.float64) * weights[:, None]
+    return member @ x, member @ x**2, (member @ (x > 0)).astype(np.int64)

@@ -6,6 +6,7 @@ results never depend on the threads.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def even_cuts(n: int, most_cells: int, most_cuts: int | None = None) -> list[sli
     if most_cuts is not None:
         n_cuts = min(n_cuts, most_cuts)
     edges = [i * n // n_cuts for i in range(n_cuts + 1)]
-    return [slice(*pair) for pair in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(*pair) for pair in pairwise(edges)]
 
 
 def part_of(tile: CellTile, cells: slice) -> CellTile:
@@ -121,11 +122,12 @@ def spmm_transposed(
     """X^T D, shape (m, l); see :func:`tigon.kernels.products.spmm`."""
     tile, n, n_columns = contiguous_tile(tile), len(tile.rows), D.shape[1]
     width, shape = row_width(n_columns, np.float64), panels_of(n_columns, np.float64)[1]
+    ones = np.ones(n_genes)
 
     def sum_cells(cells: slice) -> NDArray[np.float64]:
         rows = padded_rows(np.asarray(D[cells], np.float64))
         sums: NDArray[np.float64] = aligned_zeros(n_genes * width, np.float64)
-        add_by_gene(*part_of(tile, cells).arrays, rows.ravel(), sums, width, shape)
+        add_by_gene(*part_of(tile, cells).arrays, ones, rows.ravel(), sums, width, shape)
         return sums
 
     first, *others = map_tiles(sum_cells, even_cuts(n, _TILE_CELLS, MOST_SUMS), n_threads)
@@ -142,7 +144,14 @@ def minibatch_step(
     n_threads: int | None,
 ) -> tuple[NDArray[np.float32], TileStatistics]:
     """See :func:`tigon.kernels.minibatch.minibatch_step`."""
-    tile, table = contiguous_tile(tile), MetageneTable.laid_out(metagenes)
+    tile = contiguous_tile(tile)
+    table = MetageneTable.laid_out(
+        Metagenes(
+            np.asarray(metagenes.scaled, np.float32),
+            metagenes.gram,
+            np.ascontiguousarray(metagenes.scale, np.float64),
+        )
+    )
     start = None if H0 is None else np.asarray(H0, np.float32)
     H = np.empty((len(tile.rows), len(metagenes.gram)), np.float32)
 
@@ -151,7 +160,12 @@ def minibatch_step(
         H[cells], found = step(part_of(tile, cells), table, tol, own)
         return found
 
-    total, *others = map_tiles(solve, even_cuts(len(tile.rows), _TILE_CELLS), n_threads)
+    cuts = even_cuts(len(tile.rows), _TILE_CELLS)
+    total, *others = map_tiles(solve, cuts[:MOST_SUMS], n_threads)
+    for first in range(MOST_SUMS, len(cuts), MOST_SUMS):
+        for found in others:
+            total += found
+        others = map_tiles(solve, cuts[first : first + MOST_SUMS], n_threads)
     for found in others:
         total += found
     return H, total
