@@ -30,7 +30,6 @@ from tigon.kernels.cpu.lanes import (
     subtract,
 )
 from tigon.kernels.cpu.panels import MOST_PARTS, padded_rows, panels_of, row_width
-from tigon.kernels.cpu.residual import largest_lane
 
 Array = np.ndarray
 
@@ -161,20 +160,6 @@ def test_a_width_known_only_at_run_time_is_refused() -> None:
 
     with pytest.raises(TypingError, match="parts must be known when the kernel is compiled"):
         copy(np.zeros(8), 1)
-
-
-@njit
-def _largest(a):  # type: ignore[no-untyped-def]
-    return largest_lane(load(a, 0, 1), np.empty(8, a.dtype))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_largest_lane_is_found_wherever_it_is(dtype: type) -> None:
-    width = PART_BYTES // np.dtype(dtype).itemsize
-    for i in range(width):
-        a = -np.arange(1, width + 1, dtype=dtype)
-        a[i] = -0.5
-        assert _largest(a) == -0.5
 
 
 @given(n=st.integers(0, 2000), dtype=st.sampled_from([*DTYPES, np.int64, np.uint16]))
