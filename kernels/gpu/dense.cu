@@ -8,6 +8,7 @@ constexpr int TILE = (FACTORS + SIDE - 1) / SIDE;  // entries of a row that a th
 constexpr int STAGE = 8;                           // samples in shared memory at a time
 constexpr int PADDED = TILE * SIDE;
 constexpr int GENES = 32;                          // genes of a block of a product
+constexpr int ROWS = 4;                            // its rows that a thread sums at a time
 constexpr int PARTS = 64;                          // blocks that the terms of the loss are cut into
 
 /// slices (n_slices, k, k): sums of y y^T over the samples of each slice; one block a slice.
@@ -54,15 +55,27 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-/// out (k, k) = weight * (sum of the slices) + keep * out; one thread an entry.
-extern "C" __global__ void __launch_bounds__(128)
+/// out (k, k) = weight * (sum of the slices) + keep * out; 32 entries a block.
+///
+/// Each warp sums a run of slices; the warps' sums are added in their order.
+extern "C" __global__ void __launch_bounds__(256)
     sum_slices(const double* slices, double* out, int n_slices, double weight, double keep) {
-  const int e = blockIdx.x * blockDim.x + threadIdx.x;
-  if (e >= FACTORS * FACTORS) return;
+  double* sums = reinterpret_cast<double*>(shared_memory);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+  const int e = blockIdx.x * 32 + lane, share = (n_slices + n_warps - 1) / n_warps;
+  const int first = warp * share, stop = first + share < n_slices ? first + share : n_slices;
   double sum = 0.0;
-  for (int s = 0; s < n_slices; ++s) sum += slices[(long long)s * FACTORS * FACTORS + e];
+  if (e < FACTORS * FACTORS) {
+#pragma unroll 8
+    for (int s = first; s < stop; ++s) sum += slices[(long long)s * FACTORS * FACTORS + e];
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp > 0 || e >= FACTORS * FACTORS) return;
+  double total = 0.0;
+  for (int w = 0; w < n_warps; ++w) total += sums[w * 32 + lane];
   // What is kept may not have been written yet.
-  out[e] = keep == 0.0 ? weight * sum : keep * out[e] + weight * sum;
+  out[e] = keep == 0.0 ? weight * total : keep * out[e] + weight * total;
 }
 
 /// out (k, m) = base + sign * A (factor - minus); minus counts only if told; 32 genes a block.
@@ -80,11 +93,22 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   __syncthreads();
   if (gene >= m) return;
-  for (int i = part; i < FACTORS; i += parts) {
-    double sum = 0.0;
-    for (int o = 0; o < FACTORS; ++o) sum += A[i * FACTORS + o] * staged[o * GENES + own];
-    const long long at = (long long)i * m + gene;
-    out[at] = base[at] + sign * sum;
+  for (int first = part; first < FACTORS; first += ROWS * parts) {
+    double sum[ROWS] = {};
+    for (int o = 0; o < FACTORS; ++o) {
+      const double value = staged[o * GENES + own];
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) {
+        const int i = first + r * parts;
+        sum[r] += (i < FACTORS ? A[i * FACTORS + o] : 0.0) * value;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      const int i = first + r * parts;
+      const long long at = (long long)i * m + gene;
+      if (i < FACTORS) out[at] = base[at] + sign * sum[r];
+    }
   }
 }
 
@@ -123,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 /// figures (3,) += |X|^2, |X|^2 - 2 tr(H R^T) + tr(G A), cells not finished. One block.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(1024)
     add_figures(const double* squared, const double* parts, const double* G, const double* A,
                 double* figures, int n) {
   double norm = 0.0, fit = 0.0, unfinished = 0.0, fitted = 0.0;

@@ -26,6 +26,7 @@ _STAGE = 8
 _GENES = 32
 _LANES = 8
 _THREADS = 128
+_SUM_THREADS = 256
 
 
 def slices_of(n: int) -> tuple[int, int]:
@@ -74,9 +75,11 @@ def gram_into(
         n_slices, _SIDE * _SIDE, Y, slices, np.int32(n), np.int32(samples),
         np.int32(strides[0]), np.int32(strides[1]),
     )  # fmt: skip
-    total = Kernel("dense.cu", "sum_slices", FACTORS=k)
-    blocks = -(-k * k // _THREADS)
-    total(blocks, _THREADS, slices, out, np.int32(n_slices), np.float64(weight), np.float64(keep))
+    total = Kernel("dense.cu", "sum_slices", 8 * _SUM_THREADS, FACTORS=k)
+    blocks = -(-k * k // 32)
+    total(
+        blocks, _SUM_THREADS, slices, out, np.int32(n_slices), np.float64(weight), np.float64(keep)
+    )  # fmt: skip
 
 
 def gram(L: cupy.ndarray, V: cupy.ndarray, lam: float) -> cupy.ndarray:

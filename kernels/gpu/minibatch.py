@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PARTS = 64
 _THREADS = 256
+_LAST_THREADS = 1024
 _SUM_BYTES = 8 * _THREADS
 
 
@@ -132,8 +133,10 @@ def run_step(
     gene_products_into(tile.genes, H, metagenes.scale, memory.B)
     part = Kernel("dense.cu", "fit_parts", _SUM_BYTES, FACTORS=k)
     part(_PARTS, _THREADS, R, H, residual, memory.parts, np.int32(n), np.float64(tol))
-    total = Kernel("dense.cu", "add_figures", _SUM_BYTES, FACTORS=k)
-    total(1, _THREADS, tile.squared, memory.parts, metagenes.gram, memory.A, figures, np.int32(n))
+    total = Kernel("dense.cu", "add_figures", 8 * _LAST_THREADS, FACTORS=k)
+    total(
+        1, _LAST_THREADS, tile.squared, memory.parts, metagenes.gram, memory.A, figures, np.int32(n)
+    )
 
 
 def minibatch_step(

@@ -1,8 +1,9 @@
 // CUDA C++ on a processor: enough of the language to run a kernel's own source, one block at a
 // time, with every thread a coroutine that runs alone until it reaches a collective operation.
 //
-// Which thread goes next is drawn from a seed, so that threads of a warp drift apart as far as
-// their barriers allow: what holds only by luck of lock-step fails for some seed. Shared memory
+// Which warp and thread goes next is drawn from a seed, so that they drift apart as far as their
+// barriers allow: what holds only by luck of lock-step fails for some seed. Not emulated: memory
+// that is ordered by __syncwarp alone, not by shuffles and votes. Shared memory
 // starts as NaN, and a canary behind it tells of writes past the size that was asked for. A
 // collective that the lanes of a warp do not reach together, or with the lanes that its mask
 // names, ends the launch with an error.
@@ -11,6 +12,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -168,6 +170,15 @@ inline void release_block() {
   }
 }
 
+/// One warp runs for some 32 collectives before another is drawn, so that warps drift far apart.
+inline void keep_one_warp(std::vector<unsigned>& ready, unsigned& warp, std::mt19937& random) {
+  const auto elsewhere = [&warp](unsigned id) { return id / 32 != warp; };
+  if (random() % 32 == 0 || std::all_of(ready.begin(), ready.end(), elsewhere)) {
+    warp = ready[random() % ready.size()] / 32;
+  }
+  ready.erase(std::remove_if(ready.begin(), ready.end(), elsewhere), ready.end());
+}
+
 inline void run_block(std::mt19937& random) {
   const unsigned n = blockDim.x * blockDim.y * blockDim.z;
   threads.assign(n, Thread{});
@@ -181,6 +192,7 @@ inline void run_block(std::mt19937& random) {
     warps[id / 32].alive |= 1u << id % 32;
   }
   std::vector<unsigned> ready;
+  unsigned warp = 0;
   while (problem.empty()) {
     release_block();
     ready.clear();
@@ -188,7 +200,8 @@ inline void run_block(std::mt19937& random) {
       if (!threads[id].done && threads[id].state == Thread::RUNNABLE) ready.push_back(id);
     }
     if (ready.empty()) break;
-    // All that can run do, in a drawn order; new ones join in the next round.
+    // Threads of one warp run to their next collective, in a drawn order.
+    keep_one_warp(ready, warp, random);
     std::shuffle(ready.begin(), ready.end(), random);
     for (unsigned id : ready) {
       resume(id);

@@ -40,7 +40,7 @@ class EmulationError(RuntimeError):
 def build(code: str, options: Sequence[str], folder: Path) -> ctypes.CDLL:
     """Compile CUDA source for the processor; once per source and options."""
     launchers = "".join(_LAUNCHER % (name, name) for name in _KERNEL.findall(code))
-    text = '#include <algorithm>\n#include "cuda_emulation.h"\n' + code + _LAUNCHERS + launchers
+    text = '#include "cuda_emulation.h"\n' + code + _LAUNCHERS + launchers
     key = hashlib.sha256("\0".join([text, HEADER.read_text(), *options]).encode()).hexdigest()[:20]
     library = folder / f"{key}.so"
     if not library.exists():
