@@ -1,0 +1,259 @@
+"""Gene-side products for principal components, on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from tigon.kernels import CellTile, GeneProducts, reference, sketch, sparse_gram
+
+EPS = np.finfo(np.float64).eps
+
+
+def draw_counts(seed: int, n: int, m: int, density: float = 0.2) -> sparse.csr_array:
+    """Integer counts, every seventh cell empty."""
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(1, 50, (n, m)) * (rng.random((n, m)) < density)
+    dense[::7] = 0
+    return sparse.csr_array(dense)
+
+
+def draw_scales(seed: int, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.1, 10, n), rng.uniform(-3, 3, m)
+
+
+def in_pairs(X: sparse.csr_array) -> sparse.csr_array:
+    """The same counts, each in two entries that follow each other."""
+    half = np.repeat(X.data // 2, 2)
+    half[::2] += X.data % 2
+    return sparse.csr_array((half, np.repeat(X.indices, 2), 2 * X.indptr), X.shape)
+
+
+def as_tile(X: sparse.csr_array, weights: np.ndarray) -> CellTile:
+    return CellTile(
+        np.arange(X.shape[0]),
+        X.indptr.astype(np.int64),
+        X.indices.astype(np.uint16),
+        X.data.astype(np.uint16),
+        weights,
+    )
+
+
+def assert_sums_agree(found: GeneProducts, Y: np.ndarray, product: np.ndarray, size: Any) -> None:
+    """``size`` is the product of absolute values, which bounds what rounding can do.
+
+    Sums of at most m products inside and n outside, and a logarithm of a few units in the
+    last place each.
+    """
+    n, m = Y.shape
+    bound = 2 * (n + m + 8) * EPS
+    assert (abs(found.product - product) <= bound * size).all()
+    assert (abs(found.sums - Y.sum(axis=0)) <= bound * abs(Y).sum(axis=0)).all()
+    assert (abs(found.squares - (Y**2).sum(axis=0)) <= bound * (Y**2).sum(axis=0)).all()
+    assert found.n_cells == n
+
+
+def assert_sketch_agrees(X: Any, Y: np.ndarray, Q: np.ndarray, *scales: Any, log1p: bool) -> None:
+    size = reference.sketch(abs(Y), abs(Q))
+    found = sketch(X, Q, *scales, log1p=log1p)
+    assert_sums_agree(found, Y, reference.sketch(Y, Q.astype(float)), size)
+
+
+def assert_gram_agrees(X: Any, Y: np.ndarray, *scales: Any, log1p: bool, **options: int) -> None:
+    found = sparse_gram(X, *scales, log1p=log1p, **options)
+    assert_sums_agree(found, Y, reference.sparse_gram(Y), reference.sparse_gram(abs(Y)))
+    np.testing.assert_array_equal(found.product, found.product.T)
+
+
+@pytest.mark.parametrize("log1p", [False, True])
+@pytest.mark.parametrize("l", [1, 3, 20, 100, 128])
+def test_a_sketch_agrees_with_the_specification(l: int, log1p: bool) -> None:  # noqa: E741
+    X, scales = draw_counts(l, 150, 83), draw_scales(l, 150, 83)
+    Q = np.random.default_rng(l).normal(size=(83, l))
+    assert_sketch_agrees(X, reference.transformed(X, *scales, log1p=log1p), Q, *scales, log1p=log1p)
+
+
+@pytest.mark.parametrize("log1p", [False, True])
+@pytest.mark.parametrize("m", [1, 17, 100, 700])
+def test_a_gram_matrix_agrees_with_the_specification(m: int, log1p: bool) -> None:
+    # 700 genes are several ranges of rows.
+    X, scales = draw_counts(m, 90, m), draw_scales(m, 90, m)
+    Y = reference.transformed(X, *scales, log1p=log1p)
+    assert_gram_agrees(X, Y, *scales, log1p=log1p)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(0, 60),
+    m=st.integers(1, 70),
+    density=st.floats(0, 1),
+    n_columns=st.integers(1, 25),
+    log1p=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_shape_and_density(
+    seed: int, n: int, m: int, density: float, n_columns: int, log1p: bool
+) -> None:
+    X = draw_counts(seed, n, m, density)
+    Q = np.random.default_rng(seed).normal(size=(m, n_columns))
+    Y = reference.transformed(X, log1p=log1p)
+    assert_sketch_agrees(X, Y, Q, log1p=log1p)
+    assert_gram_agrees(X, Y, log1p=log1p)
+
+
+@pytest.mark.parametrize("row_scale", [1e4, np.float32(0.5), np.linspace(0, 3, 40), None])
+@pytest.mark.parametrize("kind", ["i8", "u2", "f4", "f8"])
+def test_scales_and_counts_of_any_type(kind: str, row_scale: Any) -> None:
+    X = draw_counts(1, 40, 30)
+    X.data = X.data.astype(kind)
+    Y = reference.transformed(X, 1.0 if row_scale is None else row_scale, log1p=True)
+    Q = np.random.default_rng(1).random((30, 4), np.float32)
+    assert_sketch_agrees(X, Y, np.asfortranarray(Q), row_scale, log1p=True)
+    assert_gram_agrees(sparse.csr_matrix(X), Y, row_scale, log1p=True)
+
+
+@pytest.mark.parametrize("log1p", [False, True])
+def test_entries_of_one_gene_add_up_before_the_logarithm(log1p: bool) -> None:
+    X = draw_counts(2, 60, 40)
+    split, Q = in_pairs(X), np.random.default_rng(2).normal(size=(40, 5))
+    order = np.concatenate(
+        [np.arange(*ends)[::-1] for ends in zip(split.indptr, split.indptr[1:], strict=False)]
+    )
+    turned = sparse.csr_array((split.data[order], split.indices[order], split.indptr), X.shape)
+    Y, tile = reference.transformed(X, log1p=log1p), as_tile(split, np.ones(60, np.float32))
+    for same in (split, turned, tile):
+        assert_sketch_agrees(same, Y, Q, log1p=log1p)
+    for same in (split, turned):
+        assert_gram_agrees(same, Y, log1p=log1p)
+    assert_gram_agrees(tile, Y, log1p=log1p, n_genes=40)
+    assert not turned.has_canonical_format  # what was given is as it was
+
+
+def test_counts_that_overflow_their_type_together() -> None:
+    X = sparse.csr_array((np.full(2, 60_000, np.uint16), np.array([0, 0]), np.array([0, 2])))
+    np.testing.assert_array_equal(sparse_gram(X).product, [[1.2e5**2]])
+    np.testing.assert_array_equal(sketch(X, np.ones((1, 1))).product, [[1.2e5**2]])
+    tile = as_tile(X, np.ones(1, np.float32))
+    np.testing.assert_array_equal(sparse_gram(tile, n_genes=1).product, [[1.2e5**2]])
+
+
+def test_a_tile_is_its_weighted_rows() -> None:
+    X = draw_counts(3, 100, 40)
+    weights = np.random.default_rng(3).random(100, np.float32)
+    rows = np.array([99, 5, 5, 31, 0])
+    tile = replace(as_tile(X, weights), rows=rows)
+    row_scale, column_scale = draw_scales(4, 5, 40)
+    Y = reference.transformed(X[rows], row_scale * weights[rows], column_scale, log1p=True)
+    Q = np.random.default_rng(5).normal(size=(40, 6))
+    assert_sketch_agrees(tile, Y, Q, row_scale, column_scale, log1p=True)
+    assert_gram_agrees(tile, Y, row_scale, column_scale, log1p=True)
+
+
+@pytest.mark.parametrize("log1p", [False, True])
+def test_the_same_bits_for_any_threads(log1p: bool) -> None:
+    # More cells than are held at once, more tiles than sums.
+    X, scales = draw_counts(6, 12_000, 300, 0.05), draw_scales(6, 12_000, 300)
+    Q = np.random.default_rng(6).normal(size=(300, 23))
+    runs: list[Callable[[int], GeneProducts]] = [
+        lambda n: sketch(X, Q, *scales, log1p=log1p, n_threads=n),
+        lambda n: sparse_gram(X, *scales, log1p=log1p, n_threads=n),
+    ]
+    Y = reference.transformed(X, *scales, log1p=log1p)
+    expected = reference.sketch(Y, Q), reference.sparse_gram(Y)
+    sizes = reference.sketch(abs(Y), abs(Q)), reference.sparse_gram(abs(Y))
+    for run, product, size in zip(runs, expected, sizes, strict=True):
+        alone = run(1)
+        assert_sums_agree(alone, Y, product, size)
+        for n_threads in (2, 4):
+            found = run(n_threads)
+            np.testing.assert_array_equal(found.product, alone.product)
+            np.testing.assert_array_equal(found.sums, alone.sums)
+            np.testing.assert_array_equal(found.squares, alone.squares)
+
+
+def test_blocks_of_cells_add_up() -> None:
+    X, Q = draw_counts(7, 300, 50), np.random.default_rng(7).normal(size=(50, 9))
+    Y = reference.transformed(X, log1p=True)
+    parts = [X[:120], X[120:121], X[121:]]
+    total = sketch(parts[0], Q, log1p=True)
+    for part in parts[1:]:
+        total = total + sketch(part, Q, log1p=True)
+    assert_sums_agree(total, Y, reference.sketch(Y, Q), reference.sketch(abs(Y), abs(Q)))
+
+
+def test_centred_products_follow_from_the_sums() -> None:
+    X, Q = draw_counts(8, 200, 30), np.random.default_rng(8).normal(size=(30, 4))
+    found = sketch(X, Q, log1p=True)
+    Y = reference.transformed(X, log1p=True)
+    centred, mean = Y - Y.mean(axis=0), found.sums / found.n_cells
+    product = found.product - found.n_cells * np.outer(mean, mean @ Q)
+    # What cancels is as large as the uncentred product.
+    size = 400 * EPS * np.abs(found.product).max()
+    np.testing.assert_allclose(product, centred.T @ (centred @ Q), rtol=0, atol=size)
+    variance = found.squares / found.n_cells - mean**2
+    np.testing.assert_allclose(variance, Y.var(axis=0), rtol=1e-12)
+
+
+X = sparse.csr_array(np.array([[3.0, 0, 1], [0, 2, 0]]))
+TILE = as_tile(X, np.ones(2, np.float32))
+Q = np.ones((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X, Q[:2]), {}, ValueError, r"X has shape \(2, 3\): \(any, 2\)"),
+        ((X, Q[:, :0]), {}, ValueError, "at least one column"),
+        ((X, Q * np.nan), {}, ValueError, "Q has 6 entries that are not finite"),
+        ((X, Q, np.ones(3)), {}, ValueError, r"row_scale has shape \(3,\): \(2,\)"),
+        ((X, Q, np.nan), {}, ValueError, "row_scale has 1 entries that are not finite"),
+        ((X, Q, "1"), {}, TypeError, "row_scale has dtype <U1"),
+        ((X, Q, [1.0, 2.0]), {}, TypeError, "builtins.list is neither"),
+        ((X, Q, None, np.ones(2)), {}, ValueError, r"column_scale has shape \(2,\): \(3,\)"),
+        ((X, Q, None, np.full(3, np.inf)), {}, ValueError, "column_scale has 3 entries"),
+        ((X, Q, -1.0), {"log1p": True}, ValueError, "row_scale has negative entries"),
+        ((-X, Q), {"log1p": True}, ValueError, "X has negative entries .lowest: -3.: .*log1p"),
+        ((X.tocoo(), Q), {}, TypeError, "X is in coo form: csr is needed"),
+        ((TILE, Q[:2]), {}, ValueError, "genes reach from 0 to 2"),
+        ((X, Q), {"n_threads": 0}, ValueError, "n_threads is 0"),
+    ],
+)
+def test_a_sketch_refuses(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sketch(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "options", "error", "message"),
+    [
+        (TILE, {}, ValueError, "X is a CellTile, .* pass n_genes"),
+        (TILE, {"n_genes": 2}, ValueError, "genes reach from 0 to 2"),
+        (X, {"n_genes": 2}, ValueError, r"X has shape \(2, 3\): \(any, 2\)"),
+        (X, {"column_scale": np.ones(2)}, ValueError, r"X has shape \(2, 3\): \(any, 2\)"),
+        (X, {"column_scale": np.ones((3, 1))}, ValueError, r"column_scale has shape \(3, 1\)"),
+        (X, {"column_scale": 2.0}, TypeError, "column_scale"),
+        (X[:, :0], {}, ValueError, "there are 0 genes"),
+        (X.toarray(), {}, TypeError, "X is a numpy.ndarray"),
+        (
+            replace(TILE, genes=np.array([2, 0, 1], np.uint16)),
+            {"n_genes": 3},
+            ValueError,
+            "genes of a cell do not ascend .1 times.: sort the entries",
+        ),
+    ],
+)
+def test_a_gram_matrix_refuses(
+    matrix: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sparse_gram(matrix, **options)
