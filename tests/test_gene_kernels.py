@@ -57,9 +57,9 @@ def test_hals_agrees_with_the_specification(k: int, m: int, n_sweeps: int) -> No
     mine = F.copy()
     hals(mine, T, *S.arrays, n_sweeps, 0, m)
     expected = reference.hals(F.astype(float), T, dense, n_sweeps)
-    # k terms of each gradient are rounded to float32, of which few meet in one entry.
+    # T, the gradient, one over the diagonal and F are rounded to float32.
     size = expected.max() * dense.sum(axis=1).max() / np.diag(dense)[np.diag(dense) > 0].min()
-    np.testing.assert_allclose(mine, expected, rtol=0, atol=4 * EPS * n_sweeps * size)
+    np.testing.assert_allclose(mine, expected, rtol=0, atol=4 * EPS * size)
     if k > 2:
         np.testing.assert_array_equal(mine[2], F[2])
 
@@ -147,14 +147,17 @@ def test_second_moments_are_added(k: int, n: int) -> None:
 
 
 def specific(k: int, m: int) -> tuple[dict[str, Array], SolverGram, Array]:
-    V, B, A, dense, W = draw(k, m)
+    """Sums that V of about 0.1, half of it zero, explains beside W; A as kernels read it; dense."""
+    V, _, A, dense, W = draw(k, m)
     rng = np.random.default_rng(m)
     measured = rng.random(m) < 0.8
+    explained = dense @ (W + 6.0 * np.maximum(0, rng.normal(0, 0.1, (k, m))))
+    previous = rng.random((k, m)) * measured
     arrays = {
         "V": (V * measured * np.float32(0.2)).astype(np.float32),
         "W": W,
-        "B": B * measured,
-        "B_previous": rng.random((k, m)) * measured,
+        "B": explained * measured - 0.75 * previous,
+        "B_previous": previous,
         "T": rng.random((k, m)),
         "measured": measured,
     }
@@ -174,10 +177,10 @@ def test_specific_metagenes_agree_with_their_equation(k: int, m: int) -> None:
     target = (a["B"] + 0.75 * a["B_previous"] - dense @ a["W"]) / 6.0
     expected = reference.hals(before, target, dense) * a["measured"]
     update(a, A, 0, m)
-    # float32 sums of B and A W, which nearly cancel, over the diagonal.
-    size = np.abs(a["B"]).max() + (dense @ a["W"]).max() + (dense @ before).max()
-    atol = k * EPS * size * (1 + dense.max() / np.diag(dense).min())
-    np.testing.assert_allclose(a["V"], expected, rtol=0, atol=atol)
+    assert m == 1 or 0.1 < (expected > 0).mean() < 0.9
+    # float32 sums of the size of A W, over the diagonal.
+    size = (dense @ a["W"]).max() / np.diag(dense).min()
+    np.testing.assert_allclose(a["V"], expected, rtol=0, atol=2 * EPS * size)
     assert not a["V"][:, ~a["measured"]].any()
     change = a["V"].astype(float) - before
     np.testing.assert_allclose(
