@@ -180,7 +180,7 @@ def sparse_gram(
     """
     library = _check_libraries(X, row_scale=row_scale, column_scale=column_scale)
     if n_genes is None and column_scale is not None:
-        n_genes = len(column_scale)
+        n_genes = int(column_scale.size)
     tile, m = as_tile(X, n_genes, merged=True)
     twin = _twin(library)
     transform = twin.Transform(*_scales(tile, m, row_scale, column_scale, log1p=log1p), log1p)
@@ -197,9 +197,8 @@ def _twin(library: str) -> Any:
 def _check_libraries(X: Any, **arrays: Any) -> str:
     library = library_of(X)
     for name, array in arrays.items():
-        if array is None or np.isscalar(array):
-            continue
-        if module_of(array) != library:
+        one_number = name == "row_scale" and np.isscalar(array)
+        if array is not None and not one_number and module_of(array) != library:
             raise TypeError(
                 f"X lies in {library} and {name} in {module_of(array)}: move both to one of them"
             )
@@ -217,21 +216,21 @@ def _scales(
     """Scales of the tile's rows, its weights taken in, and of the genes, both float64."""
     rows = tile.weights[tile.rows].astype(np.float64)
     if row_scale is not None:
-        _check_scale("row_scale", row_scale, len(rows))
-        rows = rows * row_scale
+        array: Array = np.asarray(row_scale) if np.isscalar(row_scale) else row_scale
+        _check_scale("row_scale", array, array.shape and (len(rows),))
+        rows = rows * array
     if log1p:
         check_not_negative("row_scale", rows, "leave out log1p")
         check_not_negative("X", tile.counts[entries_of(tile)], "leave out log1p")
     if column_scale is None:
         return rows, import_module(library_of(tile)).ones(m)
-    _check_scale("column_scale", column_scale, m)
+    _check_scale("column_scale", column_scale, (m,))
     return rows, column_scale.astype(np.float64)
 
 
-def _check_scale(name: str, scale: Array | float, n: int) -> None:
-    array: Array = np.asarray(scale) if np.isscalar(scale) else scale
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} has dtype {array.dtype}: real numbers are needed")
-    if array.ndim and array.shape != (n,):
-        raise ValueError(f"{name} has shape {array.shape}: ({n},) is needed")
-    check_finite(name, array)
+def _check_scale(name: str, scale: Array, shape: tuple[int, ...]) -> None:
+    if scale.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {scale.dtype}: real numbers are needed")
+    if scale.shape != shape:
+        raise ValueError(f"{name} has shape {scale.shape}: {shape} is needed")
+    check_finite(name, scale)

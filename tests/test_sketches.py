@@ -241,7 +241,8 @@ def test_a_sketch_refuses(
         (X, {"n_genes": 2}, ValueError, r"X has shape \(2, 3\): \(any, 2\)"),
         (X, {"column_scale": np.ones(2)}, ValueError, r"X has shape \(2, 3\): \(any, 2\)"),
         (X, {"column_scale": np.ones((3, 1))}, ValueError, r"column_scale has shape \(3, 1\)"),
-        (X, {"column_scale": 2.0}, TypeError, "column_scale"),
+        (X, {"column_scale": 2.0}, TypeError, "builtins.float is neither"),
+        (X, {"column_scale": np.array([2.0])}, ValueError, r"\(any, 1\) is needed"),
         (X[:, :0], {}, ValueError, "there are 0 genes"),
         (X.toarray(), {}, TypeError, "X is a numpy.ndarray"),
         (
