@@ -1,0 +1,151 @@
+"""A step of online iNMF against its equations in plain NumPy, and its bits on any threads."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from tigon.kernels import reference
+from tigon.kernels.tile import TileStatistics
+from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.inmf.state import Problem, State, begin_epoch, init_state
+from tigon.scaling.inmf.steps import apply_step
+
+Array = np.ndarray
+
+EPS = 6e-8
+"""Half a unit in the last place of float32, relative."""
+
+LAM = 5.0
+N_CELLS = np.array([400, 90, 250])
+
+
+def draw_problem(seed: int, m: int, n_masked: int) -> Problem:
+    """Three datasets, of which the last ``n_masked`` do not measure some genes."""
+    rng = np.random.default_rng(seed)
+    measured = np.ones((3, m), bool)
+    for d in range(3 - n_masked, 3):
+        measured[d] = rng.random(m) < 0.7
+    if n_masked == 3:
+        measured[:, 0] = False  # a gene that nothing measures
+    return Problem(N_CELLS, measured, rng.uniform(1, 9, (3, m)) * measured, LAM)
+
+
+def draw_statistics(rng: np.random.Generator, p: Problem, d: int, k: int, n: int) -> TileStatistics:
+    """Sums over n cells of a dataset that three quarters of the factors explain."""
+    used = rng.random(k) < 0.75
+    H = (rng.gamma(0.5, 1.0, (n, k)) * used).astype(np.float32).astype(float)
+    X = H @ rng.gamma(0.5, 1.0, (k, p.n_genes)) + rng.random((n, p.n_genes))
+    X *= p.measured[d]
+    return TileStatistics(H.T @ H, np.ascontiguousarray(X.T @ H), float((X**2).sum()), 0.0, n, 0)
+
+
+def plain_step(
+    state: State, p: Problem, deltas: dict[int, TileStatistics], n_sweeps: int
+) -> tuple[Array, Array]:
+    """W and V after a step, from the sums themselves: no S or T that is kept up to date."""
+    W, V = state.W.astype(float), state.V.astype(float)
+    left = (state.n_seen + [deltas[d].n_cells if d in deltas else 0 for d in range(3)]) / N_CELLS
+    A = state.A + (1 - left)[:, None, None] * state.A_previous
+    B = state.B + (1 - left)[:, None, None] * state.B_previous
+    for d, delta in deltas.items():
+        A[d] += delta.A
+        B[d] += delta.B.T
+    for _ in range(n_sweeps):
+        T = sum(B[d] - A[d] @ V[d] for d in range(3))
+        for g in range(p.n_genes):
+            S = sum((A[d] for d in range(3) if p.measured[d, g]), np.zeros(A[0].shape))
+            W[:, g] = reference.hals(W[:, [g]], T[:, [g]], S)[:, 0]
+        for d in sorted(deltas):
+            target = B[d] - A[d] @ W
+            V[d] = reference.hals(V[d], target, (1 + LAM) * A[d]) * p.measured[d]
+    return W, V
+
+
+def plan(seed: int, p: Problem, k: int) -> list[dict[int, TileStatistics]]:
+    """Mini-batches of one epoch and the beginning of the next; not every one has every dataset."""
+    rng = np.random.default_rng(seed)
+    sizes = [{0: 200, 1: 50}, {0: 200, 2: 250}, {1: 40}, {1: 90, 2: 100}, {0: 7}]
+    return [{d: draw_statistics(rng, p, d, k, n) for d, n in batch.items()} for batch in sizes]
+
+
+def run(
+    p: Problem, k: int, n_sweeps: int, n_threads: int, *, check: bool = False
+) -> tuple[State, list[float]]:
+    """State after the plan, and how far each step was from the plain one, relative."""
+    state = init_state(p, k, np.random.SeedSequence(3))
+    off = []
+    with ThreadEngine(n_threads) as engine:
+        for i, deltas in enumerate(plan(1, p, k)):
+            if i == 3:
+                begin_epoch(state)
+            expected = plain_step(copy.deepcopy(state), p, deltas, n_sweeps) if check else ()
+            apply_step(state, p, dict(deltas), n_sweeps, engine)
+            found = (state.W, state.V)
+            off += [np.abs(a - b).max() / b.max() for a, b in zip(found, expected, strict=False)]
+    return state, off
+
+
+@pytest.mark.parametrize("n_masked", [0, 1, 3])
+@pytest.mark.parametrize("k", [1, 6, 20])
+def test_a_step_is_its_equations(n_masked: int, k: int) -> None:
+    p = draw_problem(n_masked, 40, n_masked)
+    state, off = run(p, k, 2, 1, check=True)
+    # float32 sums of A W and A V over the diagonal of A: its row sums are up to 30 times that.
+    assert max(off) <= 30 * 4 * EPS
+    assert len(off) == 10
+    assert 0.02 < (state.V > 0).mean() < 1
+    assert not state.V[:, :, :][~np.broadcast_to(p.measured[:, None], state.V.shape)].any()
+
+
+@pytest.mark.parametrize("n_masked", [0, 3])
+def test_normal_equations_stay_those_of_the_sums(n_masked: int) -> None:
+    p = draw_problem(5, 600, n_masked)
+    state, _ = run(p, 9, 1, 2)
+    A, B = (
+        np.stack(parts)
+        for parts in zip(*(state.statistics_of(d, N_CELLS[d]) for d in range(3)), strict=True)
+    )
+    for pattern, datasets in enumerate(state.in_pattern):
+        np.testing.assert_allclose(state.S[pattern], A[datasets].sum(axis=0), rtol=1e-12)
+    T = sum(B[d] - A[d] @ state.V[d].astype(float) for d in range(3))
+    # Each of ten updates takes float32 products of the size of A V in.
+    size = max(float((A[d] @ state.V[d]).max()) for d in range(3))
+    np.testing.assert_allclose(state.T, T, rtol=0, atol=10 * EPS * size)
+    np.testing.assert_array_equal(state.n_seen, [7, 90, 100])
+
+
+@pytest.mark.parametrize("n_masked", [0, 3])
+@pytest.mark.parametrize("n_threads", [2, 4])
+def test_a_step_has_the_same_bits_on_any_threads(n_masked: int, n_threads: int) -> None:
+    p = draw_problem(2, 1300, n_masked)  # three ranges of genes
+    one, _ = run(p, 20, 2, 1)
+    more, _ = run(p, 20, 2, n_threads)
+    for name in ("W", "V", "A", "B", "A_previous", "B_previous", "n_seen", "S", "T"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(more, name), err_msg=name)
+
+
+def test_genes_that_nothing_measures_keep_what_they_have() -> None:
+    p = draw_problem(4, 40, 3)
+    state, _ = run(p, 6, 2, 1)
+    before = init_state(p, 6, np.random.SeedSequence(3))
+    np.testing.assert_array_equal(state.W[:, 0], before.W[:, 0])
+    assert not state.V[:, :, 0].any()
+
+
+def test_datasets_that_a_batch_lacks_keep_their_own() -> None:
+    p = draw_problem(6, 40, 0)
+    state = init_state(p, 6, np.random.SeedSequence(3))
+    rng = np.random.default_rng(0)
+    with ThreadEngine(1) as engine:
+        for d in range(3):
+            apply_step(state, p, {d: draw_statistics(rng, p, d, 6, 30)}, 1, engine)
+        before = copy.deepcopy(state)
+        apply_step(state, p, {1: draw_statistics(rng, p, 1, 6, 30)}, 1, engine)
+    for name in ("V", "A", "B"):
+        for d in (0, 2):
+            np.testing.assert_array_equal(getattr(state, name)[d], getattr(before, name)[d])
+        assert (getattr(state, name)[1] != getattr(before, name)[1]).any()
+    assert (state.W != before.W).any()
