@@ -38,7 +38,8 @@ class LeastSquaresInfo:
         Sweeps of coordinate descent, in mode "exact" passive sets solved after them;
         int32, shape (n,).
     kkt_residual
-        KKT residual, computed anew from the loadings, float64, shape (n,).
+        KKT residual, float64, shape (n,): in mode "exact" computed anew from the loadings,
+        otherwise an upper bound of it, up to a few times as large.
     converged
         Whether it is within the tolerance, bool, shape (n,).
     """

@@ -1,9 +1,10 @@
 """Coordinate descent for non-negative least squares, cells in SIMD lanes (Numba).
 
 A lane whose cell has converged is handed to the next cell that waits, so that no lane
-runs for nothing. A small last change is a hint of convergence, which costs nothing;
-the KKT residual, computed anew from the loadings, is the proof. How many sweeps a
-cell gets, and every bit of its loadings, depends on that cell alone.
+runs for nothing. A cell is done when a bound of its KKT residual, which its sweeps
+yield for one operation a coordinate (:mod:`tigon.kernels.cpu.sweep`), is within the
+tolerance. How many sweeps a cell gets, and every bit of its loadings, depends on that
+cell alone.
 
 References
 ----------
@@ -17,15 +18,20 @@ import numpy as np
 from numba import njit
 
 from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.lanes import PART_BYTES, absolute, at, load, maximum, multiply, put, store
-from tigon.kernels.cpu.residual import certify, largest_lane
+from tigon.kernels.cpu.lanes import (
+    absolute,
+    at,
+    load,
+    maximum,
+    multiply,
+    put,
+    store,
+    which_at_most,
+)
 from tigon.kernels.cpu.sweep import GROUP_BYTES, PARTS, sweep
 
-_HINT = np.float32(1.0)
-"""Changes of at most this share of the limit earn a check."""
-
 _ROUNDING = 2e-6
-"""What a residual computed in float32 may be off, relative to the largest product."""
+"""What a bound computed in float32 may be off, relative to the largest product."""
 
 
 def fast_limit(tol: float) -> np.float32:
@@ -34,181 +40,116 @@ def fast_limit(tol: float) -> np.float32:
 
 
 @njit(cache=True, nogil=True)
-def _enter(R, H, c, k, width, group, r, h):  # type: ignore[no-untyped-def]
-    """Bring cell c into the lane that begins at ``group``."""
+def _enter(R, r_start, r_scale, H, h_start, h_scale, k, group, r, h):  # type: ignore[no-untyped-def]
+    """Bring a cell into the lane that begins at ``group``."""
     lanes = GROUP_BYTES // h.itemsize
     for j in range(k):
-        put(r, group + j * lanes, at(R, c * width + j))
-        put(h, group + j * lanes, at(H, c * width + j))
+        put(r, group + j * lanes, h.dtype.type(at(R, r_start + j) * r_scale))
+        put(h, group + j * lanes, h.dtype.type(at(H, h_start + j) * h_scale))
 
 
 @njit(cache=True, nogil=True)
-def _leave(H, c, k, width, group, h):  # type: ignore[no-untyped-def]
+def _leave(h, group, h_scale, H, h_start, k):  # type: ignore[no-untyped-def]
     lanes = GROUP_BYTES // h.itemsize
     for j in range(k):
-        put(H, c * width + j, at(h, group + j * lanes))
+        put(H, h_start + j, H.dtype.type(at(h, group + j * lanes) * h_scale))
 
 
 @njit(cache=True, nogil=True)
-def _measure(r, first, last, size, place):  # type: ignore[no-untyped-def]
-    """Largest |r| of each lane of a group."""
+def _measure(r, first, last, tol, size, highest, limit, place):  # type: ignore[no-untyped-def]
+    """Largest |r| and largest r of each lane of a group, neither below zero."""
     lanes = GROUP_BYTES // r.itemsize
     most = multiply(load(r, first, PARTS), at(r, 0) * 0)
+    top = most
     for i in range(first, last, lanes):
-        most = maximum(absolute(load(r, i, PARTS)), most)
+        product = load(r, i, PARTS)
+        most = maximum(absolute(product), most)
+        top = maximum(product, top)
     store(size, place, most)
+    store(highest, place, top)
+    store(limit, place, multiply(most, tol))
 
 
 @njit(cache=True, nogil=True)
-def _relax(blocks, diagonal, step, R, H, width, k, cells, hint, max_sweeps, sweeps):  # type: ignore[no-untyped-def]
-    """Sweep each of the cells until its last change is at most ``hint`` times its largest |r|."""
-    lanes, stride = GROUP_BYTES // R.itemsize, len(step) * (GROUP_BYTES // R.itemsize)
-    r, h = aligned_zeros(2 * stride, R.dtype), aligned_zeros(2 * stride, R.dtype)
-    change, size = aligned_zeros(2 * lanes, R.dtype), aligned_zeros(2 * lanes, R.dtype)
-    cell = np.full(2 * lanes, -1)
-    following, n_busy = 0, 0
-    # Two groups take turns: what one has just written, it does not read at once.
-    for place in range(0, 2 * lanes):
-        if following < len(cells):
-            start = place // lanes * stride + place % lanes
-            cell[place] = cells[following]
-            _enter(R, H, cell[place], k, width, start, r, h)
-            following += 1
-            n_busy += 1
-    _measure(r, 0, stride, size, 0)
-    _measure(r, stride, 2 * stride, size, lanes)
-    group = 0
-    while n_busy > 0:
-        first = group * stride
-        sweep(blocks, diagonal, step, r, h, first, change, group * lanes)
-        entered = False
-        for i in range(lanes):
-            place = group * lanes + i
-            c = cell[place]
-            if c < 0:
-                continue
-            sweeps[c] += 1
-            if change[place] > hint * size[place] and sweeps[c] < max_sweeps:
-                continue
-            _leave(H, c, k, width, first + i, h)
-            if following < len(cells):
-                cell[place] = cells[following]
-                _enter(R, H, cell[place], k, width, first + i, r, h)
-                following += 1
-                entered = True
-            else:
-                cell[place] = -1
-                n_busy -= 1
-        if entered:
-            _measure(r, first, first + stride, size, group * lanes)
-        group = 1 - group
-
-
-@njit(cache=True, nogil=True)
-def descend(blocks, diagonal, step, rows, shape, R, H, tol, max_sweeps, sweeps, residual):  # type: ignore[no-untyped-def]
+def descend(  # type: ignore[no-untyped-def]
+    blocks, step, reach, scales, R, r_stride, start, H, h_stride, k, tol, most, sweeps, residual
+):
     """Solve H = argmin over H >= 0 of sum_c h_c G h_c^T - 2 r_c h_c^T, in place.
 
     Parameters
     ----------
-    blocks, diagonal, step, rows, shape
-        G as :class:`SolverGram` lays it out, float32 or float64.
-    R
-        Products, the dtype of G, flat: n padded rows.
-    H
-        In: where to start, non-negative. Out: the loadings. As R.
+    blocks, step, reach
+        G times ``scales[0]`` as :class:`tigon.kernels.cpu.sweep.SolverGram` lays it out,
+        float32 or float64: what is computed in.
+    scales
+        Powers of two that G and R are multiplied by, so that float32 holds them.
+    R, r_stride
+        Products, flat, and the distance between the n cells' rows of k.
+    start
+        Where to start, non-negative, laid out as H; it may be H.
+    H, h_stride
+        Written: the loadings, flat; exactly zero for a cell without a positive product.
+    k
+        Number of factors.
     tol
         A cell is done when its KKT residual is at most ``tol`` times its largest |r|.
-    max_sweeps
-        A cell that is not done by then keeps its last value.
+    most
+        Sweeps; a cell that is not done by then keeps its last value.
     sweeps
         Written: sweeps that each cell took, int32, shape (n,).
     residual
-        Written: KKT residual relative to the largest |r|, the dtype of G, shape (n,).
+        Written: a bound of the KKT residual relative to the largest |r|, float64,
+        shape (n,).
     """
     n = len(sweeps)
-    if n == 0:
-        return
-    width = len(R) // n
-    k = len(rows) // width
-    weight = aligned_zeros(width, R.dtype)
-    weight[: len(diagonal)] = diagonal[:width]
-    sweeps[:] = 0
-    cells = np.arange(n)
-    n_left = n
-    while n_left > 0:
-        _relax(
-            blocks, diagonal, step, R, H, width, k, cells[:n_left], tol * _HINT, max_sweeps, sweeps
-        )
-        certify(rows, weight, R, H, k, cells[:n_left], shape, residual)
-        kept = 0
-        for i in range(n_left):
-            c = cells[i]
-            cells[kept] = c
-            kept += residual[c] > tol and sweeps[c] < max_sweeps
-        n_left = kept
-
-
-@njit(cache=True, nogil=True)
-def _pad(rows, k, factor, padded, width):  # type: ignore[no-untyped-def]
-    """Rows of k, times ``factor``, to padded rows."""
-    factor = padded.dtype.type(factor)
-    for c in range(len(rows) // k):
-        for j in range(k):
-            put(padded, c * width + j, padded.dtype.type(at(rows, c * k + j)) * factor)
-
-
-@njit(cache=True, nogil=True)
-def _unpad(padded, width, factor, rows, k):  # type: ignore[no-untyped-def]
-    factor = padded.dtype.type(factor)
-    for c in range(len(rows) // k):
-        for j in range(k):
-            put(rows, c * k + j, rows.dtype.type(at(padded, c * width + j) * factor))
-
-
-@njit(cache=True, nogil=True)
-def _clear_idle(R, H, width):  # type: ignore[no-untyped-def]
-    """Where no product is positive zero is optimal, and the only start that stays so."""
-    part = PART_BYTES // R.itemsize
-    scratch = aligned_zeros(part, R.dtype)
-    for row in range(0, len(R), width):
-        highest = load(R, row, 1)
-        for j in range(part, width, part):
-            highest = maximum(load(R, row + j, 1), highest)
-        if largest_lane(highest, scratch) <= 0:
-            H[row : row + width] = 0
-
-
-@njit(cache=True, nogil=True)
-def solve_cells(  # type: ignore[no-untyped-def]
-    blocks, diagonal, step, rows, shape, scales, R, start, tol, max_sweeps, H, sweeps, residual
-):
-    """As :func:`descend`, for products that are neither padded nor scaled.
-
-    Parameters
-    ----------
-    blocks, diagonal, step, rows, shape
-        G times a power of two.
-    scales
-        That power, and the one that R is to be multiplied by: exact, and float32 holds
-        the products of both.
-    R
-        Products, float32 or float64, shape (n, k).
-    start
-        Where to start, shape (n, k), or (0, k) for zero.
-    tol, max_sweeps, sweeps, residual
-        As in :func:`descend`.
-    H
-        Written: loadings, shape (n, k).
-    """
-    n, k = R.shape
-    width = len(rows) // k
-    products = aligned_zeros(n * width, diagonal.dtype)
-    solved = aligned_zeros(n * width, diagonal.dtype)
-    _pad(R.ravel(), k, scales[1], products, width)
-    if len(start) > 0:
-        _pad(start.ravel(), k, scales[1] / scales[0], solved, width)
-        _clear_idle(products, solved, width)
-    descend(
-        blocks, diagonal, step, rows, shape, products, solved, tol, max_sweeps, sweeps, residual
-    )
-    _unpad(solved, width, scales[0] / scales[1], H.ravel(), k)
+    lanes, stride = GROUP_BYTES // step.itemsize, len(step) * (GROUP_BYTES // step.itemsize)
+    r, h = aligned_zeros(2 * stride, step.dtype), aligned_zeros(2 * stride, step.dtype)
+    bound, limit = aligned_zeros(2 * lanes, step.dtype), aligned_zeros(2 * lanes, step.dtype)
+    size, highest = aligned_zeros(2 * lanes, step.dtype), aligned_zeros(2 * lanes, step.dtype)
+    cell, began = np.full(2 * lanes, -1), np.zeros(2 * lanes, np.int64)
+    into_r, into_h = R.dtype.type(scales[1]), start.dtype.type(scales[1] / scales[0])
+    back = scales[0] / scales[1]
+    n_busy = min(2 * lanes, n)
+    for place in range(n_busy):
+        lane = place // lanes * stride + place % lanes
+        cell[place] = place
+        _enter(R, place * r_stride, into_r, start, place * h_stride, into_h, k, lane, r, h)
+    following = n_busy
+    _measure(r, 0, stride, tol, size, highest, limit, 0)
+    _measure(r, stride, 2 * stride, tol, size, highest, limit, lanes)
+    n_sweeps, deadline = 0, most
+    while n_busy > 0:
+        n_sweeps += 1
+        # Two groups take turns: what one has just written, it does not read at once.
+        for group in range(2):
+            first, offset = group * stride, group * lanes
+            sweep(blocks, step, reach, r, h, first, bound, offset)
+            done = which_at_most(load(bound, offset, PARTS), load(limit, offset, PARTS))
+            if n_sweeps >= deadline:
+                for i in range(lanes):
+                    if n_sweeps - began[offset + i] >= most:
+                        done |= np.int64(1) << i
+            entered = False
+            for i in range(lanes):
+                place = offset + i
+                c = cell[place]
+                if not (done >> i) & 1 or c < 0:
+                    continue
+                useful = h.dtype.type(back if highest[place] > 0 else 0.0)
+                _leave(h, first + i, useful, H, c * h_stride, k)
+                sweeps[c] = n_sweeps - began[place]
+                residual[c] = bound[place] / size[place] if highest[place] > 0 else 0.0
+                began[place] = n_sweeps
+                if following < n:
+                    cell[place] = following
+                    at_r, at_h = following * r_stride, following * h_stride
+                    _enter(R, at_r, into_r, start, at_h, into_h, k, first + i, r, h)
+                    following += 1
+                    entered = True
+                else:
+                    cell[place] = -1
+                    n_busy -= 1
+            if entered:
+                _measure(r, first, first + stride, tol, size, highest, limit, offset)
+        if n_sweeps >= deadline:
+            deadline = began.min() + most

@@ -93,7 +93,7 @@ def _add_group(group, k, stop, m, first, sign, out):  # type: ignore[no-untyped-
 
 
 @njit(cache=True, nogil=True)
-def hals(factor, target, blocks, diagonal, step, n_sweeps, start, stop):  # type: ignore[no-untyped-def]
+def hals(factor, target, blocks, step, reach, n_sweeps, start, stop):  # type: ignore[no-untyped-def]
     """Hierarchical alternating least squares for the genes of a range, in place.
 
     Each row j in turn minimises ``tr(F^T S F) - 2 tr(F^T T)`` over itself:
@@ -105,7 +105,7 @@ def hals(factor, target, blocks, diagonal, step, n_sweeps, start, stop):  # type
         F, float32, shape (k, m), non-negative; written.
     target
         T, float64, shape (k, m).
-    blocks, diagonal, step
+    blocks, step, reach
         S as :class:`tigon.kernels.cpu.sweep.SolverGram` lays it out, float32. A row
         with ``S[j, j] == 0`` has had no cell and stays as it is.
     n_sweeps
@@ -122,7 +122,7 @@ def hals(factor, target, blocks, diagonal, step, n_sweeps, start, stop):  # type
         _read_target(T, k, stop, m, first, r)
         _read_factor(F, k, stop, m, first, h)
         for _ in range(n_sweeps):
-            sweep(blocks, diagonal, step, r, h, 0, change, 0)
+            sweep(blocks, step, reach, r, h, 0, change, 0)
         _write_factor(h, k, stop, m, first, F)
 
 
@@ -197,7 +197,7 @@ def _specific_target(B, B_previous, remaining, explained, share, k, stop, m, fir
 
 @njit(cache=True, nogil=True)
 def update_specific(  # type: ignore[no-untyped-def]
-    V, W, B, B_previous, T, remaining, lam, measured, blocks, diagonal, step, start, stop
+    V, W, B, B_previous, T, remaining, lam, measured, blocks, step, reach, start, stop
 ):
     """HALS for the V of one dataset over a range of genes, and T kept up with it, in place.
 
@@ -218,7 +218,7 @@ def update_specific(  # type: ignore[no-untyped-def]
         lambda.
     measured
         Genes that the dataset measures, bool, shape (m,).
-    blocks, diagonal, step
+    blocks, step, reach
         A (k, k) as in :func:`hals`.
     start, stop
         The range of genes.
@@ -236,7 +236,7 @@ def update_specific(  # type: ignore[no-untyped-def]
         _specific_target(b, before, remaining, found, share, k, stop, m, first, r)
         _read_factor(v, k, stop, m, first, h)
         x[:] = h
-        sweep(blocks, diagonal, step, r, h, 0, change, 0)
+        sweep(blocks, step, reach, r, h, 0, change, 0)
         for g in range(min(_GENES, stop - first)):
             if not measured[first + g]:
                 for j in range(k):

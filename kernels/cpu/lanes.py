@@ -268,3 +268,21 @@ def narrow(_typing: Any, a: Any) -> Any:
         return _joined(context, builder, lanes, whole)
 
     return lanes(a), generate
+
+
+@intrinsic
+def which_at_most(_typing: Any, a: Any, b: Any) -> Any:
+    """Bits of the lanes where ``a <= b``, lane 0 the lowest; never where one is not a number."""
+    count = _vector(a.dtype).count
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        found = ir.Constant(ir.IntType(64), 0)
+        pairs = zip(_parts(builder, args[0], a), _parts(builder, args[1], b), strict=True)
+        for i, (x, y) in enumerate(pairs):
+            bits = builder.bitcast(builder.fcmp_ordered("<=", x, y), ir.IntType(count))
+            wide = builder.zext(bits, ir.IntType(64))
+            shifted = builder.shl(wide, ir.Constant(ir.IntType(64), i * count))
+            found = builder.or_(found, shifted)
+        return found
+
+    return types.int64(a, b), generate

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.descent import fast_limit, solve_cells
+from tigon.kernels.cpu.descent import descend, fast_limit
 from tigon.kernels.cpu.pivoting import pivot_into
+from tigon.kernels.cpu.residual import replace_bounds
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
@@ -32,28 +33,34 @@ def solve(
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.float64]]:
     """Loadings, sweeps and KKT residuals; see :func:`tigon.kernels.least_squares.nnls`."""
     n, k = R.shape
-    R = np.ascontiguousarray(R, None if R.dtype in (np.float32, np.float64) else np.float64)
-    start = np.empty((0, k), R.dtype) if H0 is None else np.ascontiguousarray(H0, R.dtype)
-    H = np.empty((n, k), np.float32 if mode == "fast" else np.float64)
-    sweeps, residual = np.empty(n, np.int32), np.empty(n, np.float64)
+    R = np.ascontiguousarray(R, _float_dtype(R))
+    dtype = np.float32 if mode == "fast" else np.float64
+    H = np.zeros((n, k), dtype)
+    start = H if H0 is None else np.ascontiguousarray(H0, _float_dtype(H0))
+    sweeps, residual = np.empty(n, np.int32), np.empty(n)
     scales = _power_of_two(G), _power_of_two(R)
     system = SolverGram.of((G * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
-    seed_tol, max_sweeps = (
-        (SEED_TOL, MAX_SWEEPS["fast"]) if mode == "exact" else (tol, MAX_SWEEPS[mode])
-    )
-    limit = fast_limit(seed_tol) if system.step.dtype == np.float32 else np.float64(tol)
+    reached = SEED_TOL if mode == "exact" else tol
+    limit = np.float64(tol) if mode == "tight" else fast_limit(reached)
+    most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
     wide = np.ascontiguousarray(G, np.float64)
 
     def solve_tile(first: int) -> None:
         cells = slice(first, min(first + TILE_CELLS, n))
-        own = start if H0 is None else start[cells]
-        done = H[cells], sweeps[cells], residual[cells]
-        solve_cells(*system.arrays, scales, R[cells], own, limit, max_sweeps, *done)
+        done = sweeps[cells], residual[cells]
+        rows = R[cells].ravel(), k, start[cells].ravel(), H[cells].ravel(), k, k
+        descend(*system.arrays, scales, *rows, limit, most, *done)
         if mode == "exact":
-            pivot_into(wide, R[cells].astype(np.float64), H[cells], tol, 10 * k, *done[1:])
+            pivot_into(wide, R[cells].astype(np.float64), H[cells], tol, 10 * k, *done)
+        else:
+            replace_bounds(residual[cells], tol, wide, R[cells], H[cells])
 
     map_tiles(solve_tile, range(0, n, TILE_CELLS), n_threads)
     return H, sweeps, residual
+
+
+def _float_dtype(array: NDArray[Any]) -> Any:
+    return array.dtype if array.dtype in (np.float32, np.float64) else np.float64
 
 
 def _power_of_two(array: NDArray[Any]) -> float:

@@ -12,6 +12,7 @@ from tigon.kernels.cpu.descent import descend, fast_limit
 from tigon.kernels.cpu.genes import add_gram, tabulate
 from tigon.kernels.cpu.panels import padded_rows, panels_of, row_width
 from tigon.kernels.cpu.products import add_by_gene, explained, products, scale_rows
+from tigon.kernels.cpu.residual import replace_bounds
 from tigon.kernels.cpu.statistics import add_second_moments, widen_rows
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
@@ -114,11 +115,14 @@ def _solve(
     if start is not None:
         H.reshape(n, width)[:, :k] = start
     solver = metagenes.solver
-    products(*tile.arrays, metagenes.table.ravel(), width, solver.shape, R)
-    sweeps, residual = np.empty(n, np.int32), np.empty(n, np.float32)
-    descend(*solver.arrays, R, H, fast_limit(tol), MAX_SWEEPS, sweeps, residual)
-    n_unfinished = int(np.count_nonzero(residual > tol))
-    return H.reshape(n, width), R.reshape(n, width), n_unfinished
+    shape = panels_of(k, np.float32)[1]
+    products(*tile.arrays, metagenes.table.ravel(), width, shape, R)
+    sweeps, residual = np.empty(n, np.int32), np.empty(n)
+    layout = R, width, H, H, width, k
+    descend(*solver.arrays, (1.0, 1.0), *layout, fast_limit(tol), MAX_SWEEPS, sweeps, residual)
+    H, R = H.reshape(n, width), R.reshape(n, width)
+    replace_bounds(residual, tol, metagenes.gram, R[:, :k], H[:, :k])
+    return H, R, int(np.count_nonzero(residual > tol))
 
 
 def minibatch_step(

@@ -25,11 +25,9 @@ from tigon.kernels.cpu.lanes import (
     fnma,
     load,
     maximum,
-    multiply,
     store,
     subtract,
 )
-from tigon.kernels.cpu.panels import panels_of, row_width
 
 PARTS = 2
 """Vectors that a group is wide: with four gradients of them, what 16 registers hold."""
@@ -41,20 +39,20 @@ GROUP_BYTES = PARTS * PART_BYTES
 
 
 @njit(cache=True, nogil=True)
-def _lay_out(G, width):  # type: ignore[no-untyped-def]
+def _lay_out(G):  # type: ignore[no-untyped-def]
     k = len(G)
     k4 = -(-k // BLOCK) * BLOCK
-    blocks, rows = aligned_zeros(k4 * k4, G.dtype), aligned_zeros(k * width, G.dtype)
-    diagonal, step = np.zeros(k4, G.dtype), np.zeros(k4, G.dtype)
+    blocks = aligned_zeros(k4 * k4, G.dtype)
+    step, reach = np.zeros(k4, G.dtype), np.zeros(k4, G.dtype)
     for i in range(k):
         first = (i // BLOCK) * BLOCK * k4 + i % BLOCK
         for o in range(k):
             blocks[first + o * BLOCK] = G[i, o]
-            rows[i * width + o] = G[i, o]
-        diagonal[i] = G[i, i]
-        if diagonal[i] > 0:
-            step[i] = 1 / diagonal[i]
-    return blocks, diagonal, step, rows
+        for o in range(i):
+            reach[i] = max(reach[i], abs(G[o, i]))
+        if G[i, i] > 0:
+            step[i] = 1 / G[i, i]
+    return blocks, step, reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,53 +64,48 @@ class SolverGram:
     blocks
         G by blocks of four rows: entry (j + i, o) lies at ``j * k4 + o * 4 + i``, with
         k4 the next multiple of four; float32 or float64, flat.
-    diagonal
-        Its diagonal, zero beyond k, shape (k4,).
     step
         One over the diagonal, and zero where that is zero, shape (k4,).
-    rows
-        G by rows, padded to whole panels, flat.
-    shape
-        See :mod:`tigon.kernels.cpu.panels`.
+    reach
+        By how much a change of 1 in coordinate j moves the gradient of one before it at
+        most: max_{i<j} |G_ij|, shape (k4,).
     """
 
     blocks: NDArray[Any]
-    diagonal: NDArray[Any]
     step: NDArray[Any]
-    rows: NDArray[Any]
-    shape: tuple[int, ...]
+    reach: NDArray[Any]
 
     @property
-    def arrays(self) -> tuple[Any, ...]:
-        """The five attributes, in the order that the kernels take them."""
-        return self.blocks, self.diagonal, self.step, self.rows, self.shape
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """The three attributes, in the order that the kernels take them."""
+        return self.blocks, self.step, self.reach
 
     @classmethod
     def of(cls, G: NDArray[Any]) -> SolverGram:
         """Lay out a Gram matrix, float32 or float64, shape (k, k)."""
-        shape = panels_of(len(G), G.dtype)[1]
-        return cls(*_lay_out(G, row_width(len(G), G.dtype)), shape)
+        return cls(*_lay_out(G))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _update(h, place, gradient, step, diagonal, j, largest):  # type: ignore[no-untyped-def]
-    """Move coordinate j to its best value; returns its change and the largest so far."""
+def _update(h, place, gradient, step, reach, j, bound):  # type: ignore[no-untyped-def]
+    """Move coordinate j to its best value; returns by how much, and the bound so far."""
     old = load(h, place, PARTS)
     new = maximum(fma(at(step, j), gradient, old), at(step, j) * 0)
     store(h, place, new)
-    change = subtract(new, old)
-    return change, maximum(multiply(absolute(change), at(diagonal, j)), largest)
+    moved = subtract(new, old)
+    return moved, fma(at(reach, j), absolute(moved), bound)
 
 
 @njit(cache=True, nogil=True)
-def sweep(blocks, diagonal, step, r, h, base, change, place):  # type: ignore[no-untyped-def]
+def sweep(blocks, step, reach, r, h, base, bound, place):  # type: ignore[no-untyped-def]
     """One Gauss-Seidel sweep of a group: ``h_j <- max(0, h_j + (r_j - G_j h) / G_jj)``.
 
-    ``change`` receives max_j |change of h_j| G_jj of each lane: by how much each
-    coordinate missed its condition when it was updated.
+    ``bound`` receives sum_j reach_j |change of h_j| of each lane. A coordinate meets its
+    condition when it is updated; what later ones change moves its gradient by at most
+    this, so that it bounds max_j |min(h_j G_jj, (G h - r)_j)|.
     """
     k, lanes = len(step), GROUP_BYTES // h.itemsize
-    store(change, place, broadcast(at(step, 0) * 0, load(change, place, PARTS)))
+    store(bound, place, broadcast(at(step, 0) * 0, load(bound, place, PARTS)))
     for j in range(0, k, BLOCK):
         first = base + j * lanes
         a = load(r, first, PARTS)
@@ -128,15 +121,15 @@ def sweep(blocks, diagonal, step, r, h, base, change, place):  # type: ignore[no
             d = fnma(at(blocks, q + 3), x, d)
             q += BLOCK
         q = j * k + BLOCK * j  # the block on the diagonal
-        largest = load(change, place, PARTS)
-        moved, largest = _update(h, first, a, step, diagonal, j, largest)
+        total = load(bound, place, PARTS)
+        moved, total = _update(h, first, a, step, reach, j, total)
         b = fnma(at(blocks, q + 1), moved, b)
         c = fnma(at(blocks, q + 2), moved, c)
         d = fnma(at(blocks, q + 3), moved, d)
-        moved, largest = _update(h, first + lanes, b, step, diagonal, j + 1, largest)
+        moved, total = _update(h, first + lanes, b, step, reach, j + 1, total)
         c = fnma(at(blocks, q + 6), moved, c)
         d = fnma(at(blocks, q + 7), moved, d)
-        moved, largest = _update(h, first + 2 * lanes, c, step, diagonal, j + 2, largest)
+        moved, total = _update(h, first + 2 * lanes, c, step, reach, j + 2, total)
         d = fnma(at(blocks, q + 11), moved, d)
-        moved, largest = _update(h, first + 3 * lanes, d, step, diagonal, j + 3, largest)
-        store(change, place, largest)
+        moved, total = _update(h, first + 3 * lanes, d, step, reach, j + 3, total)
+        store(bound, place, total)

@@ -93,7 +93,7 @@ def hals(
 
     def improve(first: int) -> None:
         last = min(first + _RANGE_GENES, m)
-        hals_genes(F, T, S.blocks, S.diagonal, S.step, n_sweeps, first, last)
+        hals_genes(F, T, *S.arrays, n_sweeps, first, last)
 
     map_tiles(improve, range(0, m, _RANGE_GENES), n_threads)
     return F

@@ -125,14 +125,14 @@ def _fold(state: State, change: _Change, genes: slice) -> None:
 def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
     if len(grams) == 1:
         S = grams[0]
-        hals(state.W, state.T, S.blocks, S.diagonal, S.step, 1, genes.start, genes.stop)
+        hals(state.W, state.T, *S.arrays, 1, genes.start, genes.stop)
         return
     for pattern in np.unique(state.patterns[genes]).tolist():
         S = grams[pattern]
         chosen = genes.start + np.flatnonzero(state.patterns[genes] == pattern)
         W = np.ascontiguousarray(state.W[:, chosen])
         T = np.ascontiguousarray(state.T[:, chosen])
-        hals(W, T, S.blocks, S.diagonal, S.step, 1, 0, len(chosen))
+        hals(W, T, *S.arrays, 1, 0, len(chosen))
         state.W[:, chosen] = W
 
 
@@ -147,9 +147,7 @@ def _update_V(state: State, problem: Problem, change: _Change, genes: slice) -> 
         change.remaining,
         problem.lam,
         problem.measured[i],
-        A.blocks,
-        A.diagonal,
-        A.step,
+        *A.arrays,
         genes.start,
         genes.stop,
     )
