@@ -164,7 +164,7 @@ def test_products_that_are_not_positive_load_exactly_zero(mode: Mode, sign: str)
     for start in (None, np.ones(R.shape)):
         with_rest, info = nnls(G, R, start, mode=mode)
         assert (with_rest[::2] == 0).all()
-        assert (info.kkt_residual[::2] == 0).all()
+        assert info.converged[::2].all()
         H, info = nnls(G, -np.abs(R), start, mode=mode)
         assert (H == 0).all()
         assert info.converged.all()
@@ -205,9 +205,9 @@ def test_any_shape_density_and_scale_is_solved(
     assert H.min() >= 0
     assert info.converged.all()
     assert residual(G, R, H).max() <= TOLERANCES[mode]
-    # Sums in another order: a few roundings of numbers of the size of R.
-    eps = np.finfo(H.dtype).eps
-    np.testing.assert_allclose(info.kkt_residual, residual(G, R, H), rtol=0, atol=4 * k**0.5 * eps)
+    # What is told is no less than what is left, but for a few roundings of the size of R.
+    rounding = 4 * k**0.5 * np.finfo(H.dtype).eps
+    assert (residual(G, R, H) <= info.kkt_residual + rounding).all()
     assert (H[R.max(axis=1) <= 0] == 0).all()
 
 
@@ -233,7 +233,8 @@ def test_cells_that_do_not_converge_are_told_once(mode: Mode, kind: str, k: int)
     assert len(told) == 1
     assert told[0].filename == __file__
     assert 0 < info.converged.sum() < 40
-    np.testing.assert_array_equal(info.converged, residual(G, R, H) <= TOLERANCES[mode])
+    assert (residual(G, R, H)[info.converged] <= TOLERANCES[mode]).all()
+    np.testing.assert_array_equal(info.converged, info.kkt_residual <= TOLERANCES[mode])
     assert (info.sweeps[~info.converged] == info.sweeps.max()).all()
     assert np.isfinite(H).all()
 

@@ -93,8 +93,8 @@ def run(
 def test_a_step_is_its_equations(n_masked: int, k: int) -> None:
     p = draw_problem(n_masked, 40, n_masked)
     state, off = run(p, k, 2, 1, check=True)
-    # float32 sums of A W and A V over the diagonal of A: its row sums are up to 30 times that.
-    assert max(off) <= 30 * 4 * EPS
+    # Sums of A W and A V are float32 and nearly cancel: a few roundings, over the diagonal of A.
+    assert max(off) <= 20 * EPS
     assert len(off) == 10
     assert 0.02 < (state.V > 0).mean() < 1
     assert not state.V[:, :, :][~np.broadcast_to(p.measured[:, None], state.V.shape)].any()
