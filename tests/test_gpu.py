@@ -37,9 +37,10 @@ FACTORS = [1, 2, 20, 40, 100, 128]
 
 
 def draw_system(seed: int, k: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """A Gram matrix, and products of loadings that are half zeros, with noise."""
+    """A Gram matrix of sparse metagenes, and products of half-empty loadings, with noise."""
     rng = np.random.default_rng(seed)
     L = rng.gamma(0.4, 1.0, (k, 20 * k + 5))
+    L *= rng.random(L.shape) < max(0.15, 1 / k)
     G = L @ L.T
     H = rng.gamma(0.4, 1.0, (n, k)) * (rng.random((n, k)) < 0.5)
     R = H @ G + rng.normal(0.0, 0.3 * np.sqrt(np.diag(G)), (n, k))
