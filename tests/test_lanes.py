@@ -162,6 +162,23 @@ def test_a_width_known_only_at_run_time_is_refused() -> None:
         copy(np.zeros(8), 1)
 
 
+@njit
+def _which(a, b):  # type: ignore[no-untyped-def]
+    return lanes.which_at_most(load(a, 0, 2), load(b, 0, 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lanes_within_a_limit_are_told_bit_by_bit(dtype: type) -> None:
+    width = 2 * PART_BYTES // np.dtype(dtype).itemsize
+    limit = np.ones(width, dtype)
+    for value, told in ((0.5, True), (1.0, True), (1.5, False), (np.nan, False), (np.inf, False)):
+        for i in range(width):
+            a = np.full(width, 2.0, dtype)
+            a[i] = value
+            assert _which(a, limit) == told << i
+    assert _which(limit, limit) == 2**width - 1
+
+
 @given(n=st.integers(0, 2000), dtype=st.sampled_from([*DTYPES, np.int64, np.uint16]))
 @settings(max_examples=60, deadline=None)
 def test_arrays_begin_on_a_cache_line(n: int, dtype: type) -> None:
