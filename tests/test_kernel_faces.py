@@ -21,6 +21,7 @@ from scipy import sparse
 
 import tigon.kernels
 from tigon.kernels import CellTile, Metagenes, gram, hals, minibatch_step, reference, spmm
+from tigon.kernels.moments import cell_sums, gene_sums
 
 FACTORS = [1, 3, 20, 100, 128]
 EPS32, EPS64 = np.finfo(np.float32).eps, np.finfo(np.float64).eps
@@ -535,6 +536,24 @@ def test_the_specification_of_moments_is_the_definition() -> None:
     np.testing.assert_array_equal(first, [[0, 0, 0], [2, 1, 3]])
     np.testing.assert_array_equal(second, [[0, 0, 0], [2, 1, 9]])
     np.testing.assert_array_equal(n, [[0, 0, 0], [2, 1, 1]])
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.float32])
+def test_moments_agree_with_the_specification(kind: type) -> None:
+    X, rng = draw_counts(1, 120, 40), np.random.default_rng(1)
+    arrays = X.indptr.astype(np.int64), X.indices.astype(np.uint16), X.data.astype(kind)
+    marked, codes, weights = rng.random(40) < 0.2, rng.integers(-1, 3, 120), rng.random(120)
+    cells = cell_sums(*arrays, marked)
+    totals, n_genes, of_marked = reference.cell_sums(X, marked)
+    np.testing.assert_array_equal(cells.totals, totals)
+    np.testing.assert_array_equal(cells.n_genes, n_genes)
+    np.testing.assert_array_equal(cells.marked, of_marked)
+    genes = gene_sums(*arrays, weights, codes, (3, 40))
+    first, second, n_nonzeros = reference.gene_sums(X, weights, codes, 3)
+    # Float64 sums of up to 120 positive terms, in either order.
+    np.testing.assert_allclose(genes.first, first, rtol=240 * EPS64)
+    np.testing.assert_allclose(genes.second, second, rtol=240 * EPS64)
+    np.testing.assert_array_equal(genes.n_nonzeros, n_nonzeros)
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -125,31 +125,48 @@ def sparse_gram(
 
 
 def _transformed(tile: CellTile, transform: Transform) -> DeviceTile:
-    """f(row_scale * X) of the tile's cells alone, entries of one gene as one, weights 1."""
+    """f(row_scale * X) of the tile's cells alone, weights 1."""
+    import cupy
+
+    merged = _merged(tile, len(transform.column_scale))
+    values = merged.data * transform.row_scale[_cells_of(merged.indptr, merged.nnz)]
+    values = (cupy.log1p(values) if transform.log1p else values).astype(np.float32)
+    n = len(tile.rows)
+    found = CellTile(
+        cupy.arange(n),
+        merged.indptr.astype(np.int64),
+        merged.indices.astype(np.uint32),
+        values,
+        cupy.ones(n, np.float32),
+    )
+    return DeviceTile.of(found, transform.column_scale)
+
+
+def _merged(tile: CellTile, n_genes: int) -> Any:
+    """Counts of the tile's cells alone in float32, entries of one gene as one, in CSR form.
+
+    Counts are whole numbers, so that the order in which they are added makes no difference.
+    """
     import cupy
     from cupyx.scipy.sparse import csr_matrix
 
-    lengths = tile.indptr[tile.rows + 1] - tile.indptr[tile.rows]
-    indptr = cupy.zeros(len(lengths) + 1, np.int64)
-    indptr[1:] = cupy.cumsum(lengths)
-    entries = cupy.arange(int(indptr[-1]))
-    cells = cupy.searchsorted(indptr[1:], entries, side="right")
-    taken = entries + (tile.indptr[tile.rows] - indptr[:-1])[cells]
-    values = (tile.counts[taken] * transform.row_scale[cells]).astype(np.float32)
-    m = len(transform.column_scale)
-    merged = csr_matrix(
-        (values, tile.genes[taken].astype(np.int32), indptr.astype(np.int32)),
-        shape=(len(lengths), m),
-    )
+    starts = tile.indptr[tile.rows]
+    indptr = cupy.zeros(len(starts) + 1, np.int64)
+    indptr[1:] = cupy.cumsum(tile.indptr[tile.rows + 1] - starts)
+    n_entries = int(indptr[-1])
+    cells = _cells_of(indptr, n_entries)
+    taken = cupy.arange(n_entries) + (starts - indptr[:-1])[cells]
+    arrays = tile.counts[taken].astype(np.float32), tile.genes[taken].astype(np.int32)
+    merged = csr_matrix((*arrays, indptr.astype(np.int32)), shape=(len(starts), n_genes))
     merged.sum_duplicates()
-    found = CellTile(
-        cupy.arange(len(lengths)),
-        merged.indptr.astype(np.int64),
-        merged.indices.astype(np.uint32),
-        cupy.log1p(merged.data) if transform.log1p else merged.data,
-        cupy.ones(len(lengths), np.float32),
-    )
-    return DeviceTile.of(found, transform.column_scale)
+    return merged
+
+
+def _cells_of(indptr: cupy.ndarray, n_entries: int) -> cupy.ndarray:
+    """The cell of each entry."""
+    import cupy
+
+    return cupy.searchsorted(indptr[1:], cupy.arange(n_entries), side="right")
 
 
 def _moments(tile: DeviceTile, scale: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray]:
