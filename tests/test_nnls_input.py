@@ -170,6 +170,18 @@ def test_what_is_far_from_a_gram_matrix_is_refused(seed: int, k: int, dtype: str
         check_gram(skew)
 
 
+def test_infinities_of_both_signs_are_refused_by_number() -> None:
+    R_bad = changed(changed(R, np.inf), -np.inf, (3, 3))
+    with pytest.raises(ValueError, match="R has 2 entries that are not finite"):
+        nnls(G, R_bad)  # their sum is not a number, of which NumPy would warn
+
+
+def test_finite_products_may_have_an_infinite_sum() -> None:
+    H, info = nnls(G, np.full((400, 4), 3e37, np.float32))
+    assert np.isfinite(H).all()
+    assert info.converged.all()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_no_cells_are_no_error(mode: Mode) -> None:
     for start in (None, np.empty((0, 4))):
