@@ -8,43 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from counts import as_tile, draw_counts, split_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tigon.kernels import CellTile, GeneProducts, reference, sketch, sparse_gram
+from tigon.kernels import GeneProducts, reference, sketch, sparse_gram
 
 EPS = np.finfo(np.float64).eps
-
-
-def draw_counts(seed: int, n: int, m: int, density: float = 0.2) -> sparse.csr_array:
-    """Integer counts, every seventh cell empty."""
-    rng = np.random.default_rng(seed)
-    dense = rng.integers(1, 50, (n, m)) * (rng.random((n, m)) < density)
-    dense[::7] = 0
-    return sparse.csr_array(dense)
 
 
 def draw_scales(seed: int, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.uniform(0.1, 10, n), rng.uniform(-3, 3, m)
-
-
-def in_pairs(X: sparse.csr_array) -> sparse.csr_array:
-    """The same counts, each in two entries that follow each other."""
-    half = np.repeat(X.data // 2, 2)
-    half[::2] += X.data % 2
-    return sparse.csr_array((half, np.repeat(X.indices, 2), 2 * X.indptr), X.shape)
-
-
-def as_tile(X: sparse.csr_array, weights: np.ndarray) -> CellTile:
-    return CellTile(
-        np.arange(X.shape[0]),
-        X.indptr.astype(np.int64),
-        X.indices.astype(np.uint16),
-        X.data.astype(np.uint16),
-        weights,
-    )
 
 
 def assert_sums_agree(found: GeneProducts, Y: np.ndarray, product: np.ndarray, size: Any) -> None:
@@ -123,12 +99,12 @@ def test_scales_and_counts_of_any_type(kind: str, row_scale: Any) -> None:
 @pytest.mark.parametrize("log1p", [False, True])
 def test_entries_of_one_gene_add_up_before_the_logarithm(log1p: bool) -> None:
     X = draw_counts(2, 60, 40)
-    split, Q = in_pairs(X), np.random.default_rng(2).normal(size=(40, 5))
+    split, Q = split_entries(X, shuffled=False), np.random.default_rng(2).normal(size=(40, 5))
     order = np.concatenate(
         [np.arange(*ends)[::-1] for ends in zip(split.indptr, split.indptr[1:], strict=False)]
     )
     turned = sparse.csr_array((split.data[order], split.indices[order], split.indptr), X.shape)
-    Y, tile = reference.transformed(X, log1p=log1p), as_tile(split, np.ones(60, np.float32))
+    Y, tile = reference.transformed(X, log1p=log1p), as_tile(split)
     for same in (split, turned, tile):
         assert_sketch_agrees(same, Y, Q, log1p=log1p)
     for same in (split, turned):
@@ -141,7 +117,7 @@ def test_counts_that_overflow_their_type_together() -> None:
     X = sparse.csr_array((np.full(2, 60_000, np.uint16), np.array([0, 0]), np.array([0, 2])))
     np.testing.assert_array_equal(sparse_gram(X).product, [[1.2e5**2]])
     np.testing.assert_array_equal(sketch(X, np.ones((1, 1))).product, [[1.2e5**2]])
-    tile = as_tile(X, np.ones(1, np.float32))
+    tile = as_tile(X)
     np.testing.assert_array_equal(sparse_gram(tile, n_genes=1).product, [[1.2e5**2]])
 
 
@@ -203,7 +179,7 @@ def test_centred_products_follow_from_the_sums() -> None:
 
 
 X = sparse.csr_array(np.array([[3.0, 0, 1], [0, 2, 0]]))
-TILE = as_tile(X, np.ones(2, np.float32))
+TILE = as_tile(X)
 Q = np.ones((3, 2))
 
 
