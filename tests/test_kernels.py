@@ -38,7 +38,7 @@ def assert_same(found: TileStatistics, expected: TileStatistics) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 5, 20, 40, 100])
 def test_loadings_agree_with_scipy(k: int) -> None:
-    p = draw_problem(k, n=60, m=3 * k + 60, k=k)
+    p = draw_problem(k, n=60 if k < 100 else 20, m=3 * k + 60, k=k)
     G, R = system(p)
     H, n_unfinished = loadings(p.tile, p.metagenes, 1e-5)
     assert n_unfinished == 0
