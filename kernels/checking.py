@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf
 
 Array: TypeAlias = Any
 """A NumPy or a CuPy array: CuPy ships no types."""
@@ -156,11 +157,13 @@ def check_gram(G: Any, library: Any = np, name: str = "G") -> None:
 
 def _negative_eigenvalue(G: Any, slack: float, library: Any) -> float | None:
     """None if no eigenvalue of G lies below ``-slack``; otherwise the lowest one."""
-    try:
+    if library is np:
+        # LAPACK itself: linalg.cholesky takes longer to call than to compute.
+        definite = dpotrf(G + slack * np.eye(len(G)))[1] == 0
+    else:
         factor = library.linalg.cholesky(G + slack * library.eye(len(G)))
-        if bool(library.isfinite(factor).all()):
-            return None
-    except np.linalg.LinAlgError:
-        pass
+        definite = bool(library.isfinite(factor).all())
+    if definite:
+        return None
     lowest = float(library.linalg.eigvalsh(G)[0])
     return lowest if lowest < -slack else None

@@ -120,8 +120,8 @@ def nnls(
     >>> X = np.array([[2.0, 0.0, 2.0], [0.0, 3.0, 2.0]])
     >>> H, info = nnls(L @ L.T, X @ L.T, mode="exact")
     >>> H.round(3)
-    array([[2.   , 0.   ],
-           [0.   , 2.5  ]])
+    array([[2. , 0. ],
+           [0. , 2.5]])
     """
     tol = _checked_tolerance(mode, tol)
     library = check_same_library(G=G, R=R, H0=H0)

@@ -72,7 +72,7 @@ def test_the_room_loads_neither_numba_nor_cupy() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("module", ["factors", "products", "sketches"])
+@pytest.mark.parametrize("module", ["factors", "least_squares", "products", "sketches"])
 def test_examples_of_docstrings_hold(module: str) -> None:
     found = doctest.testmod(import_module(f"tigon.kernels.{module}"))
     assert found.attempted > 0

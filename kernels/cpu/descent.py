@@ -22,6 +22,7 @@ from tigon.kernels.cpu.lanes import (
     absolute,
     at,
     load,
+    lowest_bit,
     maximum,
     multiply,
     put,
@@ -32,6 +33,9 @@ from tigon.kernels.cpu.sweep import GROUP_BYTES, PARTS, sweep
 
 _ROUNDING = 2e-6
 """What a bound computed in float32 may be off, relative to the largest product."""
+
+_NEVER = 2**62
+"""When a lane without a cell began, so that its time is never up."""
 
 
 def fast_limit(tol: float) -> np.float32:
@@ -106,17 +110,20 @@ def descend(  # type: ignore[no-untyped-def]
     r, h = aligned_zeros(2 * stride, step.dtype), aligned_zeros(2 * stride, step.dtype)
     bound, limit = aligned_zeros(2 * lanes, step.dtype), aligned_zeros(2 * lanes, step.dtype)
     size, highest = aligned_zeros(2 * lanes, step.dtype), aligned_zeros(2 * lanes, step.dtype)
-    cell, began = np.full(2 * lanes, -1), np.zeros(2 * lanes, np.int64)
+    cell, began = np.zeros(2 * lanes, np.int64), np.zeros(2 * lanes, np.int64)
+    busy = np.zeros(2, np.int64)
     into_r, into_h = R.dtype.type(scales[1]), start.dtype.type(scales[1] / scales[0])
     back = scales[0] / scales[1]
     n_busy = min(2 * lanes, n)
     for place in range(n_busy):
         lane = place // lanes * stride + place % lanes
         cell[place] = place
+        busy[place // lanes] |= np.int64(1) << (place % lanes)
         _enter(R, place * r_stride, into_r, start, place * h_stride, into_h, k, lane, r, h)
     following = n_busy
     _measure(r, 0, stride, tol, size, highest, limit, 0)
     _measure(r, stride, 2 * stride, tol, size, highest, limit, lanes)
+    began[n_busy:] = _NEVER
     n_sweeps, deadline = 0, most
     while n_busy > 0:
         n_sweeps += 1
@@ -129,12 +136,13 @@ def descend(  # type: ignore[no-untyped-def]
                 for i in range(lanes):
                     if n_sweeps - began[offset + i] >= most:
                         done |= np.int64(1) << i
+            done &= busy[group]
             entered = False
-            for i in range(lanes):
+            while done:
+                i = lowest_bit(done)
+                done &= done - 1
                 place = offset + i
                 c = cell[place]
-                if not (done >> i) & 1 or c < 0:
-                    continue
                 useful = h.dtype.type(back if highest[place] > 0 else 0.0)
                 _leave(h, first + i, useful, H, c * h_stride, k)
                 sweeps[c] = n_sweeps - began[place]
@@ -147,7 +155,8 @@ def descend(  # type: ignore[no-untyped-def]
                     following += 1
                     entered = True
                 else:
-                    cell[place] = -1
+                    busy[group] &= ~(np.int64(1) << i)
+                    began[place] = _NEVER
                     n_busy -= 1
             if entered:
                 _measure(r, first, first + stride, tol, size, highest, limit, offset)

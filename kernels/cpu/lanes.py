@@ -286,3 +286,13 @@ def which_at_most(_typing: Any, a: Any, b: Any) -> Any:
         return found
 
     return types.int64(a, b), generate
+
+
+@intrinsic
+def lowest_bit(_typing: Any, bits: Any) -> Any:
+    """Position of the lowest bit that is set in an int64, of which there must be one."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate

@@ -13,7 +13,7 @@ from tigon.kernels.cpu.residual import replace_bounds
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
-TILE_CELLS = 640
+TILE_CELLS = 1280
 """Cells of a task; fixed, so that results never depend on the threads."""
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}

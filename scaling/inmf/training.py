@@ -106,7 +106,7 @@ def train(
         blocks = engine.read_ahead(lambda cut: _read(pack, starts, *cut), stretches)
         done = 0
         for start, tiles, H in blocks:
-            loss = _learn(tiles, H, problem, state, config, engine)
+            loss = learn(tiles, H, problem, state, config, engine)
             starts.write(start, H)
             total += loss
             n_cells = len(H)
@@ -127,7 +127,7 @@ def _read(
     return start, list(cut_tiles(pack.read(start, stop))), starts.read(start, stop)
 
 
-def _learn(
+def learn(
     tiles: list[DatasetTile],
     H: NDArray[np.float32],
     problem: Problem,
