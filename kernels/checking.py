@@ -23,6 +23,11 @@ def module_of(array: Any) -> str:
         It belongs to neither.
     """
     library = type(array).__module__.partition(".")[0]
+    if isinstance(array, np.ma.MaskedArray | np.matrix):
+        raise TypeError(
+            f"a {type(array).__name__} is not read as an array would be: convert it with "
+            "numpy.asarray, after filling what is masked"
+        )
     if library not in ("numpy", "cupy"):
         raise TypeError(
             f"{type(array).__module__}.{type(array).__qualname__} is neither a NumPy nor a CuPy "
@@ -136,7 +141,10 @@ def check_gram(G: Any, library: Any = np, name: str = "G") -> None:
         raise ValueError(f"{name} has shape {G.shape}: a Gram matrix is square")
     if k == 0:
         raise ValueError(f"{name} has shape (0, 0): at least one factor is needed")
-    eps = float(np.finfo(G.dtype).eps) if G.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    # Computed in float64, whatever came.
+    eps = float(np.finfo(np.float64).eps)
+    if G.dtype.kind == "f":
+        eps = max(eps, float(np.finfo(G.dtype).eps))
     wide = G.astype(np.float64)
     size = float(abs(wide).max())
     if size == 0.0:

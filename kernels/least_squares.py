@@ -11,9 +11,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
-from tigon.kernels.checking import Array, check_gram, check_matrix, check_same_library
+import numpy as np
+
+from tigon.kernels.checking import Array, check_gram, check_matrix, check_same_library, module_of
 
 Mode = Literal["fast", "tight", "exact"]
 
@@ -22,6 +24,13 @@ TOLERANCES: dict[str, float] = {"fast": 1e-3, "tight": 1e-6, "exact": 1e-10}
 
 SMALLEST: dict[str, float] = {"fast": 1e-5, "tight": 1e-12, "exact": 1e-14}
 """Tolerance that the arithmetic of each mode can certify."""
+
+
+_WAY_OUT = {
+    "fast": "mode='exact' solves them",
+    "tight": "mode='exact' solves them",
+    "exact": "compute G in float64, or raise tol",
+}
 
 
 class NotConvergedWarning(UserWarning):
@@ -124,6 +133,8 @@ def nnls(
            [0. , 2.5]])
     """
     tol = _checked_tolerance(mode, tol)
+    for needed in (G, R):
+        module_of(needed)
     library = check_same_library(G=G, R=R, H0=H0)
     _check_problem(G, R, H0, library)
     twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.least_squares")
@@ -133,18 +144,20 @@ def nnls(
     if n_left:
         warnings.warn(
             f"{n_left} of {len(H)} cells did not reach a KKT residual of {tol:g} (largest: "
-            f"{float(residual.max()):.2g}): see info.converged; mode='exact' solves any G",
+            f"{float(residual.max()):.2g}): see info.converged; {_WAY_OUT[mode]}",
             NotConvergedWarning,
             stacklevel=2,
         )
     return H, info
 
 
-def _checked_tolerance(mode: str, tol: float | None) -> float:
-    if mode not in TOLERANCES:
+def _checked_tolerance(mode: Any, tol: Any) -> float:
+    if not isinstance(mode, str) or mode not in TOLERANCES:
         raise ValueError(f"mode is {mode!r}: it is one of 'fast', 'tight' and 'exact'")
     if tol is None:
         return TOLERANCES[mode]
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.number):
+        raise TypeError(f"tol is {tol!r}: a number is needed, {SMALLEST[mode]:g} or more")
     if not SMALLEST[mode] <= tol < 1:
         raise ValueError(
             f"tol is {tol}: mode {mode!r} takes {SMALLEST[mode]:g} or more, and less than 1; "

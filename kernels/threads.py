@@ -40,10 +40,12 @@ def map_tiles(
 
     Raises
     ------
-    ValueError
-        ``n_threads`` is below 1.
+    TypeError, ValueError
+        ``n_threads`` is not a whole number, or below 1.
     """
     wanted = available_threads() if n_threads is None else n_threads
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        raise TypeError(f"n_threads is {wanted!r}: a whole number is needed; omit it for all")
     if wanted < 1:
         raise ValueError(f"n_threads is {wanted}: at least 1 thread is needed; omit it for all")
     helpers = min(wanted, len(tiles)) - 1

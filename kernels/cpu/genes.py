@@ -19,6 +19,7 @@ from numba import njit
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import (
     PART_BYTES,
+    add,
     at,
     broadcast,
     fma,
@@ -184,7 +185,8 @@ def _specific_target(B, B_previous, remaining, explained, share, k, stop, m, fir
     if first + _GENES <= stop:
         for j in range(k):
             place = j * m + first
-            sums = fma(remaining, load(B_previous, place, _WIDE_PARTS), load(B, place, _WIDE_PARTS))
+            faded = multiply(load(B_previous, place, _WIDE_PARTS), remaining)
+            sums = add(load(B, place, _WIDE_PARTS), faded)
             left = subtract(sums, widen(load(explained, j * _GENES, PARTS)))
             store(group, j * _GENES, narrow(multiply(left, share)))
     else:

@@ -34,14 +34,22 @@ def solve(
     """Loadings, sweeps and KKT residuals; see :func:`tigon.kernels.least_squares.nnls`."""
     n, k = R.shape
     R = np.ascontiguousarray(R, _float_dtype(R))
+    if not R.flags.writeable:
+        R = R.copy()  # Numba takes arrays that cannot be written for another type.
     dtype = np.float32 if mode == "fast" else np.float64
     H = np.zeros((n, k), dtype)
-    start = H if H0 is None else np.ascontiguousarray(H0, _float_dtype(H0))
+    start = H
+    if H0 is not None:
+        used = (G.diagonal() > 0).astype(_float_dtype(H0))
+        start = np.ascontiguousarray(H0 * used)
     sweeps, residual = np.empty(n, np.int32), np.empty(n)
     scales = _power_of_two(G), _power_of_two(R)
     system = SolverGram.of((G * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
     reached = SEED_TOL if mode == "exact" else tol
     limit = np.float64(tol) if mode == "tight" else fast_limit(reached)
+    _check_range(scales, R, mode)
+    # With negative entries of G sums may cancel, and rounding can hide what is left.
+    proven = -1.0 if float(G.min()) < 0 else tol
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
     wide = np.ascontiguousarray(G, np.float64)
 
@@ -53,10 +61,20 @@ def solve(
         if mode == "exact":
             pivot_into(wide, R[cells].astype(np.float64), H[cells], tol, 10 * k, *done)
         else:
-            replace_bounds(residual[cells], tol, wide, R[cells], H[cells])
+            replace_bounds(residual[cells], proven, wide, R[cells], H[cells])
 
     map_tiles(solve_tile, range(0, n, TILE_CELLS), n_threads)
     return H, sweeps, residual
+
+
+def _check_range(scales: tuple[float, float], R: NDArray[Any], mode: str) -> None:
+    """Float32 loadings, which are about as large as R over G, must not leave its range."""
+    size = scales[0] / scales[1]
+    if mode == "fast" and not 1e-37 < size < 1e37:
+        raise ValueError(
+            f"loadings are about {size:.0e} in size: mode 'fast' computes them in float32; "
+            "multiply R by a constant, or choose mode='tight' or 'exact'"
+        )
 
 
 def _float_dtype(array: NDArray[Any]) -> Any:

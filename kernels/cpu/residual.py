@@ -26,11 +26,13 @@ def replace_bounds(
     G, R, H
         The problem and its loadings, shapes (k, k), (n, k), (n, k).
     """
-    cells = np.flatnonzero(residual > tol)
+    cells = np.flatnonzero(~(residual <= tol))
     if not len(cells):
         return
     products, loadings = R[cells].astype(np.float64), H[cells].astype(np.float64)
     # einsum and not BLAS, whose bits change with its threads.
     gradient = np.einsum("cj,jo->co", loadings, G) - products
     missed = np.abs(np.minimum(loadings * G.diagonal(), gradient))[:, G.diagonal() > 0]
-    residual[cells] = missed.max(axis=1, initial=0.0) / np.abs(products).max(axis=1)
+    size = np.abs(products).max(axis=1)
+    worst = missed.max(axis=1, initial=0.0)
+    residual[cells] = np.divide(worst, size, out=worst.copy(), where=size > 0)

@@ -122,7 +122,7 @@ def _solve(
     descend(*solver.arrays, (1.0, 1.0), *layout, fast_limit(tol), MAX_SWEEPS, sweeps, residual)
     H, R = H.reshape(n, width), R.reshape(n, width)
     replace_bounds(residual, tol, metagenes.gram, R[:, :k], H[:, :k])
-    return H, R, int(np.count_nonzero(residual > tol))
+    return H, R, int(np.count_nonzero(~(residual <= tol)))
 
 
 def minibatch_step(

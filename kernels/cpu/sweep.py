@@ -44,13 +44,17 @@ def _lay_out(G):  # type: ignore[no-untyped-def]
     k4 = -(-k // BLOCK) * BLOCK
     blocks = aligned_zeros(k4 * k4, G.dtype)
     step, reach = np.zeros(k4, G.dtype), np.zeros(k4, G.dtype)
+    largest = G[0, 0]
+    for i in range(1, k):
+        largest = max(largest, G[i, i])
     for i in range(k):
         first = (i // BLOCK) * BLOCK * k4 + i % BLOCK
         for o in range(k):
             blocks[first + o * BLOCK] = G[i, o]
         for o in range(i):
             reach[i] = max(reach[i], abs(G[o, i]))
-        if G[i, i] > 0:
+        # A factor this small explains nothing, and its inverse may overflow.
+        if G[i, i] > 1e-30 * largest:
             step[i] = 1 / G[i, i]
     return blocks, step, reach
 
@@ -65,7 +69,7 @@ class SolverGram:
         G by blocks of four rows: entry (j + i, o) lies at ``j * k4 + o * 4 + i``, with
         k4 the next multiple of four; float32 or float64, flat.
     step
-        One over the diagonal, and zero where that is zero, shape (k4,).
+        One over the diagonal, and zero where that is zero next to the largest, (k4,).
     reach
         By how much a change of 1 in coordinate j moves the gradient of one before it at
         most: max_{i<j} |G_ij|, shape (k4,).

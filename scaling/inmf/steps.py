@@ -79,8 +79,7 @@ def apply_step(
     """
     changes = [_take_in(state, problem, dataset, deltas.pop(dataset)) for dataset in sorted(deltas)]
     grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
-    m = problem.n_genes
-    ranges = [slice(start, min(start + RANGE_GENES, m)) for start in range(0, m, RANGE_GENES)]
+    ranges = gene_ranges(problem)
 
     def update(genes: slice) -> None:
         for change in changes:
@@ -92,6 +91,12 @@ def apply_step(
 
     for _ in engine.ordered_map(update, ranges, window=len(ranges)):
         pass
+
+
+def gene_ranges(problem: Problem) -> list[slice]:
+    """Ranges of genes that tasks take through a step."""
+    m = problem.n_genes
+    return [slice(start, min(start + RANGE_GENES, m)) for start in range(0, m, RANGE_GENES)]
 
 
 def _take_in(state: State, problem: Problem, dataset: int, delta: TileStatistics) -> _Change:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.step import MetageneTable, minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.rescaling import factor_sizes, rescale, rescale_steps
 from tigon.scaling.inmf.schedule import Schedule
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.steps import apply_step
@@ -77,8 +78,8 @@ def train(
     pack, problem
         What is factorised.
     starts
-        Loadings of every packed cell when it was last seen, shape (n, k), zero before:
-        where its next solution starts. Written.
+        Loadings of every packed cell when it was last seen, times the sizes of the
+        factors, shape (n, k), zero before: where its next solution starts. Written.
     state
         From :func:`tigon.scaling.inmf.state.init_state`; updated.
     schedule, config
@@ -106,12 +107,18 @@ def train(
         blocks = engine.read_ahead(lambda cut: _read(pack, starts, *cut), stretches)
         done = 0
         for start, tiles, H in blocks:
+            # In units of the factors' sizes, which change until the cells come again.
+            sizes = factor_sizes(state.W)
+            H /= sizes
             loss = learn(tiles, H, problem, state, config, engine)
+            H *= sizes
             starts.write(start, H)
             total += loss
             n_cells = len(H)
             done += n_cells
             history.append(epoch, n_cells, loss / n_cells)
+            if len(history.step) % rescale_steps(problem) == 0:
+                rescale(state, problem, engine)
             progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=total / done)
         settled = before - total < config.tol_objective * abs(total)
         if epoch + 1 >= schedule.min_epochs and settled:

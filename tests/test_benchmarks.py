@@ -1,0 +1,36 @@
+"""Benchmarks run at their smallest, and their lines say what they should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_kernels_at_their_smallest() -> None:
+    command = [sys.executable, BENCHMARKS / "bench_kernels.py", "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["kernel"] for line in lines} == {
+        "nnls fast warm",
+        "nnls fast cold",
+        "nnls tight warm",
+        "nnls exact warm",
+        "nnls exact cold",
+        "mini-batch step, two datasets",
+        "epoch of resident cells, two datasets",
+    }
+    for line in lines:
+        assert line["threads"] == 2
+        if "kkt_residual" in line:
+            limit = {"fast": 1e-3, "tight": 1e-6, "exact": 1e-10}[line["kernel"].split()[1]]
+            assert line["kkt_residual"] <= limit
+        if "loss_per_cell" in line:
+            assert line["loss_per_cell"][-1] < line["loss_per_cell"][0]
