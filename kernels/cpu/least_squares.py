@@ -13,8 +13,8 @@ from tigon.kernels.cpu.residual import replace_bounds
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
-TILE_CELLS = 1280
-"""Cells of a task; fixed, so that results never depend on the threads."""
+_TILE_CELLS = 1280
+_TILE_PRODUCTS = 4_000_000
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}
 """Sweeps after which a cell keeps what it has: singular systems converge slowly."""
@@ -52,9 +52,10 @@ def solve(
     proven = -1.0 if float(G.min()) < 0 else tol
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
     wide = np.ascontiguousarray(G, np.float64)
+    size = tile_cells(k)
 
     def solve_tile(first: int) -> None:
-        cells = slice(first, min(first + TILE_CELLS, n))
+        cells = slice(first, min(first + size, n))
         done = sweeps[cells], residual[cells]
         rows = R[cells].ravel(), k, start[cells].ravel(), H[cells].ravel(), k, k
         descend(*system.arrays, scales, *rows, limit, most, *done)
@@ -63,8 +64,16 @@ def solve(
         else:
             replace_bounds(residual[cells], proven, wide, R[cells], H[cells])
 
-    map_tiles(solve_tile, range(0, n, TILE_CELLS), n_threads)
+    map_tiles(solve_tile, range(0, n, size), n_threads)
     return H, sweeps, residual
+
+
+def tile_cells(k: int) -> int:
+    """Cells of a task: of k alone, so that results never depend on the threads.
+
+    Few factors make a sweep so short that waking another thread takes longer.
+    """
+    return max(_TILE_CELLS, _TILE_PRODUCTS // k**2)
 
 
 def _check_range(scales: tuple[float, float], R: NDArray[Any], mode: str) -> None:

@@ -1,0 +1,27 @@
+"""One pass over an array, to know whether it can be computed with (Numba)."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from tigon.kernels.cpu.aligned import aligned_zeros
+from tigon.kernels.cpu.lanes import PART_BYTES, add, broadcast, fma, load, store
+
+_PARTS = 4
+
+
+@njit(cache=True, nogil=True)
+def all_finite(values):  # type: ignore[no-untyped-def]
+    """Whether every entry of a flat array, float32 or float64, is finite."""
+    step = _PARTS * PART_BYTES // values.itemsize
+    whole = len(values) // step * step
+    scratch = aligned_zeros(step, values.dtype)
+    # Zero times a finite number is zero; times any other it is not a number.
+    zero = broadcast(scratch[0], load(scratch, 0, _PARTS))
+    total = zero
+    for i in range(0, whole, step):
+        total = add(total, fma(scratch[0], load(values, i, _PARTS), zero))
+    store(scratch, 0, total)
+    for i in range(whole, len(values)):
+        scratch[i - whole] += values[i] * 0
+    return (scratch == 0).all()
