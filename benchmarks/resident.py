@@ -44,7 +44,8 @@ class Resident:
     @property
     def weights(self) -> NDArray[np.float32]:
         """One over each cell's total count."""
-        totals = np.add.reduceat(self.counts, self.indptr[:-1], dtype=np.float64)
+        sums = np.concatenate([np.zeros(1), np.cumsum(self.counts, dtype=np.float64)])
+        totals = sums[self.indptr[1:]] - sums[self.indptr[:-1]]
         return (1 / np.maximum(totals, 1)).astype(np.float32)
 
     def scaled(self, scale: NDArray[np.float64], cells: slice) -> sparse.csr_array:

@@ -126,7 +126,7 @@ def check_tile(tile: CellTile, n_genes: int) -> None:
     """
     for name, kinds in _KINDS.items():
         array = getattr(tile, name)
-        if array.dtype.name not in kinds:
+        if array.dtype.name not in kinds or not array.dtype.isnative:
             raise TypeError(f"{name} has dtype {array.dtype}: {' or '.join(kinds)} is needed")
         if array.ndim != 1:
             raise ValueError(f"{name} has shape {array.shape}: one dimension is needed")

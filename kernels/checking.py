@@ -26,7 +26,7 @@ def module_of(array: Any) -> str:
     if isinstance(array, np.ma.MaskedArray | np.matrix):
         raise TypeError(
             f"a {type(array).__name__} is not read as an array would be: convert it with "
-            "numpy.asarray, after filling what is masked"
+            "numpy.asarray(...).ravel() or numpy.ma.filled"
         )
     if library not in ("numpy", "cupy"):
         raise TypeError(

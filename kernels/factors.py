@@ -130,6 +130,8 @@ def hals(
     check_matrix("factor", factor, (len(gram), None))
     check_matrix("target", target, factor.shape)
     check_not_negative("factor", factor, "clip it")
+    if isinstance(n_sweeps, bool) or not isinstance(n_sweeps, int):
+        raise TypeError(f"n_sweeps is {n_sweeps!r}: a whole number is needed")
     if n_sweeps < 1:
         raise ValueError(f"n_sweeps is {n_sweeps}: at least 1 sweep is needed")
     return _twin(library).hals(factor, target, gram, n_sweeps, n_threads)

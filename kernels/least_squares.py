@@ -29,7 +29,7 @@ SMALLEST: dict[str, float] = {"fast": 1e-5, "tight": 1e-12, "exact": 1e-14}
 _WAY_OUT = {
     "fast": "mode='exact' solves them",
     "tight": "mode='exact' solves them",
-    "exact": "compute G in float64, or raise tol",
+    "exact": "compute G in float64; or R is not a product with the L of G, and there is no optimum",
 }
 
 
@@ -113,8 +113,8 @@ def nnls(
     -----
     Every cell is solved by itself: its loadings have the same bits whatever cells stand
     beside it and however many threads there are. A sweep takes 2 k^2 floating-point
-    operations a cell, and 5 to 15 sweeps are usual. Beside input and output about
-    16 n k bytes are held in "fast", 40 n k otherwise.
+    operations a cell, and 5 to 15 sweeps are usual. Beside input and output at
+    most 16 n k bytes are held: copies of what comes in another type or order.
 
     References
     ----------
@@ -160,8 +160,8 @@ def _checked_tolerance(mode: Any, tol: Any) -> float:
         raise TypeError(f"tol is {tol!r}: a number is needed, {SMALLEST[mode]:g} or more")
     if not SMALLEST[mode] <= tol < 1:
         raise ValueError(
-            f"tol is {tol}: mode {mode!r} takes {SMALLEST[mode]:g} or more, and less than 1; "
-            "modes 'tight' and 'exact' reach further"
+            f"tol is {tol}: mode {mode!r} takes {SMALLEST[mode]:g} or more, and less than 1"
+            + ("" if mode == "exact" or tol >= 1 else "; mode 'exact' reaches further")
         )
     return float(tol)
 
@@ -174,6 +174,12 @@ def _check_problem(G: Array, R: Array, H0: Array | None, library: str) -> None:
     else:
         check_gram(G)
     check_matrix("R", R, (None, len(G)))
+    unused = G.diagonal() == 0
+    if unused.any() and R.shape[0] and bool((R[:, unused] > 0).any()):
+        raise ValueError(
+            f"R has positive entries for factor {int(unused.argmax())}, whose diagonal entry of G "
+            "is zero: G and R are of different metagenes; compute both from the same L"
+        )
     if H0 is not None:
         check_matrix("H0", H0, R.shape)
         lowest = float(H0.min()) if H0.size else 0.0

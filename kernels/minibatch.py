@@ -61,6 +61,13 @@ def minibatch_step(
     Gao et al. (2021), doi:10.1038/s41587-021-00867-x; Hsieh and Dhillon (2011),
     doi:10.1145/2020408.2020577.
     """
+    given: tuple[tuple[object, type], ...] = ((tile, CellTile), (metagenes, Metagenes))
+    for argument, wanted in given:
+        if not isinstance(argument, wanted):
+            raise TypeError(
+                f"a {type(argument).__name__} was given where a {wanted.__name__} is needed: "
+                "tigon.kernels has both CellTile and Metagenes"
+            )
     if not 1e-5 <= tol < 1:
         raise ValueError(f"tol is {tol}: float32 takes 1e-05 or more, and less than 1")
     library = check_same_library(

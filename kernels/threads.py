@@ -7,14 +7,18 @@ spreads tiles over its own threads and calls the kernels of a tile directly.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
+
+import numpy as np
 
 Tile = TypeVar("Tile")
 Result = TypeVar("Result")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
+"""The one thing that lasts between calls: starting threads costs more than a tile."""
 
 
 def available_threads() -> int:
@@ -44,11 +48,11 @@ def map_tiles(
         ``n_threads`` is not a whole number, or below 1.
     """
     wanted = available_threads() if n_threads is None else n_threads
-    if isinstance(wanted, bool) or not isinstance(wanted, int):
+    if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer):
         raise TypeError(f"n_threads is {wanted!r}: a whole number is needed; omit it for all")
     if wanted < 1:
         raise ValueError(f"n_threads is {wanted}: at least 1 thread is needed; omit it for all")
-    helpers = min(wanted, len(tiles)) - 1
+    helpers = max(0, min(wanted, len(tiles)) - 1)
     return share(fn, tiles, _pool(wanted - 1) if helpers else None, helpers)
 
 
@@ -61,21 +65,30 @@ def share(
     """``fn`` of every tile, in order, on the calling thread and some of a pool.
 
     One task is submitted for each helper, not for each tile: a tile may take less
-    time than a submission.
+    time than a submission. After an error no other tile is begun, and those under way
+    end before it is raised.
     """
     results: dict[int, Result] = {}
     waiting = iter(range(len(tiles)))
 
     def work() -> None:
-        # The iterator hands out each number once, whichever thread asks.
-        for i in waiting:
-            results[i] = fn(tiles[i])
+        try:
+            # The iterator hands out each number once, whichever thread asks.
+            for i in waiting:
+                results[i] = fn(tiles[i])
+        except BaseException:
+            deque(waiting, maxlen=0)
+            raise
 
     others = [pool.submit(work) for _ in range(n_helpers)] if pool else []
     try:
         work()
     finally:
         for other in others:
+            other.cancel()
+        wait(others)
+    for other in others:
+        if not other.cancelled():
             other.result()
     return [results[i] for i in range(len(tiles))]
 

@@ -63,6 +63,23 @@ def test_a_failing_task_stops_the_map_and_cancels_the_rest() -> None:
     assert len(ran) < 20
 
 
+def test_a_failing_task_of_a_list_stops_all_threads() -> None:
+    for n_threads in (1, 2, 4):
+        ran = []
+
+        def fails(i: int, ran: list[int] = ran) -> None:
+            ran.append(i)
+            if i == 3:
+                raise ValueError("task 3")
+            time.sleep(0.001)
+
+        with ThreadEngine(n_threads) as engine, pytest.raises(ValueError, match="task 3"):
+            engine.ordered_map(fails, list(range(1000)), window=1000)
+        n_ran = len(ran)
+        time.sleep(0.02)
+        assert n_ran == len(ran) < 20
+
+
 def test_leaving_early_cancels_the_rest() -> None:
     ran = []
     with ThreadEngine(2) as engine:

@@ -13,6 +13,7 @@ from tigon.kernels.checking import check_gram
 from tigon.kernels.cpu.genes import hals
 from tigon.kernels.cpu.step import MetageneTable, minibatch_step
 from tigon.kernels.cpu.sweep import SolverGram
+from tigon.kernels.tile import CellTile
 
 MODES = ("fast", "tight", "exact")
 
@@ -65,6 +66,25 @@ def test_a_metagene_that_has_all_but_died_spoils_no_step() -> None:
     H, found = minibatch_step(p.tile, table, 1e-3)
     assert np.isfinite(H).all() or found.n_unfinished > 0
     assert np.isfinite(H).all()
+
+
+def test_a_cell_that_overflows_spoils_no_other_and_is_not_converged() -> None:
+    p = draw_problem(1, n=100, k=7)
+    t = p.tile
+    counts = t.counts.astype(np.float32)
+    cell = int(np.flatnonzero(np.diff(t.indptr))[0])
+    counts[t.indptr[cell]] = 3e38
+    scale = p.metagenes.scale * 1e3
+    table = MetageneTable.of(p.W.astype("f4"), p.V.astype("f4"), p.lam, scale, np.ones(80, bool))
+    whole, _ = minibatch_step(t, table, 1e-3)
+    weights = np.ones_like(t.weights)
+    spoilt = CellTile(
+        t.rows, t.indptr, t.genes, counts, np.where(t.rows == cell, weights, t.weights)
+    )
+    H, found = minibatch_step(spoilt, table, 1e-3)
+    others = np.arange(100) != cell
+    np.testing.assert_array_equal(H[others], whole[others])
+    assert found.n_unfinished == 1
 
 
 def test_hals_survives_a_factor_hardly_used() -> None:

@@ -6,11 +6,8 @@ A machine vector that straddles two cache lines costs two accesses; NumPy aligns
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 _LINE_BYTES = 64
 
@@ -22,10 +19,3 @@ def aligned_zeros(n, dtype):  # type: ignore[no-untyped-def]
     room = np.zeros(n + spare, dtype)
     start = (-room.ctypes.data % _LINE_BYTES) // room.itemsize
     return room[start : start + n]
-
-
-def aligned_copy(array: NDArray[Any]) -> NDArray[Any]:
-    """Copy of ``array``, C-ordered, that begins on a cache line."""
-    copy: NDArray[Any] = aligned_zeros(array.size, array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy

@@ -21,6 +21,7 @@ from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import (
     absolute,
     at,
+    broadcast,
     load,
     lowest_bit,
     maximum,
@@ -63,8 +64,8 @@ def _leave(h, group, h_scale, H, h_start, k):  # type: ignore[no-untyped-def]
 def _measure(r, first, last, tol, size, highest, limit, place):  # type: ignore[no-untyped-def]
     """Largest |r| and largest r of each lane of a group, neither below zero."""
     lanes = GROUP_BYTES // r.itemsize
-    most = multiply(load(r, first, PARTS), at(r, 0) * 0)
-    top = most
+    nothing = broadcast(tol * 0, load(r, first, PARTS))
+    most, top = nothing, nothing
     for i in range(first, last, lanes):
         product = load(r, i, PARTS)
         most = maximum(absolute(product), most)
@@ -147,6 +148,8 @@ def descend(  # type: ignore[no-untyped-def]
                 _leave(h, first + i, useful, H, c * h_stride, k)
                 sweeps[c] = n_sweeps - began[place]
                 residual[c] = bound[place] / size[place] if highest[place] > 0 else 0.0
+                if not np.isfinite(size[place]):
+                    residual[c] = np.inf
                 began[place] = n_sweeps
                 if following < n:
                     cell[place] = following

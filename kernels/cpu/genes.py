@@ -2,7 +2,7 @@
 
 Given the statistics, genes are independent problems that share a Gram matrix, just as
 cells are: a group of genes lies in SIMD lanes and is swept by the same kernel
-(:mod:`tigon.kernels.cpu.descent`). Every kernel takes a range of genes, so that ranges
+(:mod:`tigon.kernels.cpu.sweep`). Every kernel takes a range of genes, so that ranges
 can be spread over threads; no range sees another.
 
 References

@@ -222,16 +222,6 @@ def maximum(_typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def minimum(_typing: Any, a: Any, b: Any) -> Any:
-    """The smaller of both, and ``b`` where ``a`` is not a number; ``b`` may be a scalar."""
-
-    def operation(builder: Any, x: Any, y: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", x, y), x, y)
-
-    return _elementwise(operation, a, (a, b))
-
-
-@intrinsic
 def absolute(_typing: Any, a: Any) -> Any:
     """``|a|``."""
     return _elementwise(lambda builder, x: _call(builder, "fabs", [x]), a, (a,))

@@ -14,7 +14,10 @@ from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
 _TILE_CELLS = 1280
-_TILE_PRODUCTS = 4_000_000
+"""Cells of a task at least."""
+
+_TILE_PRODUCTS = 2_000_000
+"""Multiplications of a task's sweep at least: a millisecond or so in all its sweeps."""
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}
 """Sweeps after which a cell keeps what it has: singular systems converge slowly."""
@@ -47,12 +50,12 @@ def solve(
     system = SolverGram.of((G * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
     reached = SEED_TOL if mode == "exact" else tol
     limit = np.float64(tol) if mode == "tight" else fast_limit(reached)
-    _check_range(scales, R, mode)
+    _check_range(scales, mode)
     # With negative entries of G sums may cancel, and rounding can hide what is left.
     proven = -1.0 if float(G.min()) < 0 else tol
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
-    wide = np.ascontiguousarray(G, np.float64)
-    size = tile_cells(k)
+    wide = np.array(G, np.float64, order="C")
+    size = max(_TILE_CELLS, _TILE_PRODUCTS // k**2)
 
     def solve_tile(first: int) -> None:
         cells = slice(first, min(first + size, n))
@@ -68,15 +71,7 @@ def solve(
     return H, sweeps, residual
 
 
-def tile_cells(k: int) -> int:
-    """Cells of a task: of k alone, so that results never depend on the threads.
-
-    Few factors make a sweep so short that waking another thread takes longer.
-    """
-    return max(_TILE_CELLS, _TILE_PRODUCTS // k**2)
-
-
-def _check_range(scales: tuple[float, float], R: NDArray[Any], mode: str) -> None:
+def _check_range(scales: tuple[float, float], mode: str) -> None:
     """Float32 loadings, which are about as large as R over G, must not leave its range."""
     size = scales[0] / scales[1]
     if mode == "fast" and not 1e-37 < size < 1e37:

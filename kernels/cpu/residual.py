@@ -31,8 +31,12 @@ def replace_bounds(
         return
     products, loadings = R[cells].astype(np.float64), H[cells].astype(np.float64)
     # einsum and not BLAS, whose bits change with its threads.
+    # Products that overflowed leave nothing to be computed but an infinite residual.
+    products[~np.isfinite(products).all(axis=1)] = np.inf
     gradient = np.einsum("cj,jo->co", loadings, G) - products
     missed = np.abs(np.minimum(loadings * G.diagonal(), gradient))[:, G.diagonal() > 0]
     size = np.abs(products).max(axis=1)
     worst = missed.max(axis=1, initial=0.0)
-    residual[cells] = np.divide(worst, size, out=worst.copy(), where=size > 0)
+    sound = (size > 0) & np.isfinite(size)
+    relative = np.where(np.isfinite(size), worst, np.inf)
+    residual[cells] = np.divide(worst, size, out=relative, where=sound)

@@ -163,8 +163,8 @@ def minibatch_step(
     cuts = even_cuts(len(tile.rows), _TILE_CELLS)
     total, *others = map_tiles(solve, cuts[:MOST_SUMS], n_threads)
     for first in range(MOST_SUMS, len(cuts), MOST_SUMS):
-        for found in others:
-            total += found
+        while others:  # each is let go before more are made
+            total += others.pop(0)
         others = map_tiles(solve, cuts[first : first + MOST_SUMS], n_threads)
     for found in others:
         total += found

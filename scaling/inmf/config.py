@@ -71,9 +71,9 @@ class INMFConfig:
 
     def _check_tolerances(self) -> None:
         for name in ("tol", "tol_final"):
-            if not 1e-6 <= getattr(self, name) < 1:
+            if not 1e-5 <= getattr(self, name) < 1:
                 raise InputError(
-                    f"{name} is {getattr(self, name)}: float32 loadings allow 1e-6 up to 1; "
+                    f"{name} is {getattr(self, name)}: float32 loadings allow 1e-5 up to 1; "
                     "1e-3 is fast, 1e-5 is tight"
                 )
         if not 0 <= self.tol_objective < 1:

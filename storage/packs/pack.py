@@ -86,12 +86,19 @@ class Pack:
         cells = self._array("cells.bin", CELL, start, stop)
         indptr = self._array("indptr.bin", np.dtype("<i8"), start, stop + 1)
         first, last = int(indptr[0]), int(indptr[-1])
+        genes = self._array("genes.bin", self._genes, first, last)
+        # Kernels trust what they are given: a stray position would reach beyond their arrays.
+        if (np.diff(indptr) < 0).any() or genes.max(initial=0) >= self.n_genes:
+            raise InputError(
+                f"{self.folder} is damaged (cells {start} to {stop} name genes beyond the "
+                f"{self.n_genes} there are, or end before they begin): run again to rebuild it"
+            )
         return PackBlock(
             cells["position"].copy(),
             cells["dataset"].copy(),
             cells["weight"].copy(),
             indptr - first,
-            self._array("genes.bin", self._genes, first, last),
+            genes,
             self._array("counts.bin", self._counts, first, last),
         )
 
