@@ -14,10 +14,7 @@ from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
 _TILE_CELLS = 1280
-"""Cells of a task at least."""
-
-_TILE_PRODUCTS = 2_000_000
-"""Multiplications of a task's sweep at least: a millisecond or so in all its sweeps."""
+"""Cells of a task at most; fixed, so that results never depend on the threads."""
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}
 """Sweeps after which a cell keeps what it has: singular systems converge slowly."""
@@ -55,10 +52,9 @@ def solve(
     proven = -1.0 if float(G.min()) < 0 else tol
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
     wide = np.array(G, np.float64, order="C")
-    size = max(_TILE_CELLS, _TILE_PRODUCTS // k**2)
 
     def solve_tile(first: int) -> None:
-        cells = slice(first, min(first + size, n))
+        cells = slice(first, min(first + _TILE_CELLS, n))
         done = sweeps[cells], residual[cells]
         rows = R[cells].ravel(), k, start[cells].ravel(), H[cells].ravel(), k, k
         descend(*system.arrays, scales, *rows, limit, most, *done)
@@ -67,7 +63,7 @@ def solve(
         else:
             replace_bounds(residual[cells], proven, wide, R[cells], H[cells])
 
-    map_tiles(solve_tile, range(0, n, size), n_threads)
+    map_tiles(solve_tile, range(0, n, _TILE_CELLS), n_threads)
     return H, sweeps, residual
 
 
