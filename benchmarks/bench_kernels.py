@@ -6,7 +6,7 @@ counts are Poisson with planted factors; the factors that cells are solved again
 the loadings that a warm start begins with, come from online iNMF after some epochs: a
 cell starts from what it was in the epoch before.
 
-    python benchmarks/bench_kernels.py > benchmarks/results/kernels.jsonl
+    python benchmarks/bench_kernels.py > benchmarks/results/kernels_cpu.jsonl
     python benchmarks/bench_kernels.py --tiny
 """
 
