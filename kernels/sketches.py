@@ -47,7 +47,18 @@ class GeneProducts:
     n_cells: int
 
     def __add__(self, other: GeneProducts) -> GeneProducts:
-        """The sums over the cells of both."""
+        """The sums over the cells of both.
+
+        Raises
+        ------
+        ValueError
+            They are of different shapes.
+        """
+        if self.product.shape != other.product.shape:
+            raise ValueError(
+                f"products of shapes {self.product.shape} and {other.product.shape} do not add "
+                "up: both must be over the same genes, with the same Q"
+            )
         return GeneProducts(
             self.product + other.product,
             self.sums + other.sums,

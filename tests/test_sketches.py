@@ -234,3 +234,10 @@ def test_a_gram_matrix_refuses(
 ) -> None:
     with pytest.raises(error, match=message):
         sparse_gram(matrix, **options)
+
+
+def test_sums_over_other_columns_do_not_add_up() -> None:
+    X = sparse.csr_array(np.eye(6))
+    narrow, wide = sketch(X, np.ones((6, 1))), sketch(X, np.ones((6, 4)))
+    with pytest.raises(ValueError, match="do not add up"):
+        narrow + wide

@@ -1,6 +1,7 @@
 """Online factorisation on a GPU: state and step.
 
-The same mathematics as on the CPU. For dataset i with loadings H_i:
+The same steps as on the CPU, which also brings factors back to size 1 every so often
+(``tigon.scaling.inmf.rescaling``): here nothing does that yet. For dataset i with loadings H_i:
 
     A_i = H_i^T H_i, B_i = H_i^T X_i, the previous epoch's handed over linearly;
     S_p = sum of A_i over the datasets that measure the genes of pattern p;
