@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from tigon.kernels import reference
 from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.genes import (
-    add_gram,
-    add_product,
-    add_turned,
-    fold,
-    hals,
-    tabulate,
-    update_specific,
-)
+from tigon.kernels.cpu.folding import add_turned, fold
+from tigon.kernels.cpu.genes import add_product, hals, update_specific
+from tigon.kernels.cpu.grams import add_gram, tabulate
 from tigon.kernels.cpu.panels import row_width
 from tigon.kernels.cpu.statistics import add_second_moments, widen_rows
 from tigon.kernels.cpu.sweep import SolverGram

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import by_scipy, draw_system, objectives
 from scipy.optimize import lsq_linear
-from scipy.optimize import nnls as scipy_nnls
 from sklearn.decomposition import NMF
 
 from tigon.kernels import reference
@@ -41,26 +41,9 @@ def solve(
     return H, n_pivots, residual
 
 
-def draw(seed: int, n: int, k: int, m: int = 0) -> tuple[Array, Array]:
-    """Gram matrix and products of gamma draws; about half of the loadings are zero."""
-    rng = np.random.default_rng(seed)
-    L = rng.gamma(0.5, 1.0, (k, m or 10 * k + 20))
-    return L @ L.T, rng.gamma(0.3, 1.0, (n, L.shape[1])) @ L.T
-
-
-def by_scipy(G: Array, R: Array) -> Array:
-    # Cholesky turns the Gram form into the form SciPy solves: |U h - U^-T r|.
-    U = np.linalg.cholesky(G).T
-    return np.array([scipy_nnls(U, np.linalg.solve(U.T, r))[0] for r in R])
-
-
-def objectives(G: Array, R: Array, H: Array) -> Array:
-    return 0.5 * np.einsum("ci,ij,cj->c", H, G, H) - (R * H).sum(axis=1)
-
-
 @pytest.mark.parametrize("k", [1, 2, 20, 40, 100, 128])
 def test_loadings_agree_with_scipy(k: int) -> None:
-    G, R = draw(k, 150, k)
+    G, R = draw_system(k, 150, k)
     expected = by_scipy(G, R)
     H, n_pivots, residual = solve(G, R)
     assert np.abs(H - expected).max() <= RELATIVE * expected.max()
@@ -70,7 +53,7 @@ def test_loadings_agree_with_scipy(k: int) -> None:
 
 
 def test_loadings_agree_with_bounded_least_squares() -> None:
-    G, R = draw(7, 20, 12)
+    G, R = draw_system(7, 20, 12)
     U = np.linalg.cholesky(G).T
     options = dict(method="bvls", tol=1e-14)
     expected = np.array(
@@ -81,7 +64,7 @@ def test_loadings_agree_with_bounded_least_squares() -> None:
 
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_every_start_leads_to_the_same_loadings(k: int) -> None:
-    G, R = draw(k, 300, k)
+    G, R = draw_system(k, 300, k)
     cold, _, _ = solve(G, R)
     random = (np.random.default_rng(1).random(R.shape) < 0.5).astype(float)
     near = reference.nnls(G, R, tol=1e-3)
@@ -92,7 +75,7 @@ def test_every_start_leads_to_the_same_loadings(k: int) -> None:
 
 
 def test_a_start_on_the_solution_needs_one_solve() -> None:
-    G, R = draw(2, 300, 40)
+    G, R = draw_system(2, 300, 40)
     H, cold, _ = solve(G, R)
     again, warm, _ = solve(G, R, H)
     np.testing.assert_array_equal(again, H)
@@ -101,7 +84,7 @@ def test_a_start_on_the_solution_needs_one_solve() -> None:
 
 
 def test_a_cell_never_depends_on_its_neighbours() -> None:
-    G, R = draw(3, 203, 30)
+    G, R = draw_system(3, 203, 30)
     start = np.random.default_rng(3).random(R.shape) * (np.median(R) < R)
     together = solve(G, R, start)
     order = np.random.default_rng(4).permutation(len(R))
@@ -111,7 +94,7 @@ def test_a_cell_never_depends_on_its_neighbours() -> None:
 
 
 def test_certificate_is_the_residual_of_the_loadings() -> None:
-    G, R = draw(5, 60, 9)
+    G, R = draw_system(5, 60, 9)
     H, _, residual = solve(G, R, max_pivots=1)  # most cells end before their optimum
     expected = reference.kkt_residual(G, R, H)
     # The order of summation differs: a few roundings of numbers of the size of R.
@@ -122,7 +105,7 @@ def test_certificate_is_the_residual_of_the_loadings() -> None:
 def test_one_factor_at_a_time_reaches_the_same_loadings(k: int) -> None:
     # What remains where exchanges in blocks do not settle; no other test is sure to
     # take every cell there.
-    G, R = draw(6, 40, k)
+    G, R = draw_system(6, 40, k)
     H = np.empty(R.shape)
     system = scaled_system(G, RIDGE)
     group = new_group(k, system.stride)
@@ -213,7 +196,7 @@ def test_an_indefinite_matrix_ends_finite_and_says_so() -> None:
 
 
 def test_products_that_are_not_positive_load_exactly_zero() -> None:
-    G, R = draw(8, 30, 10)
+    G, R = draw_system(8, 30, 10)
     R = -np.abs(R)
     R[4] = 0
     for seed in (None, np.ones(R.shape)):
@@ -234,7 +217,7 @@ def test_no_cells_are_no_error() -> None:
 
 
 def test_powers_of_four_in_g_change_no_bit() -> None:
-    G, R = draw(9, 50, 15)
+    G, R = draw_system(9, 50, 15)
     H, _, residual = solve(G, R)
     scaled, _, same = solve(G * 4.0**20, R * 2.0**-15)
     np.testing.assert_array_equal(scaled, H * 2.0**-55)
@@ -253,7 +236,7 @@ def test_powers_of_four_in_g_change_no_bit() -> None:
 def test_any_shape_and_scale_is_solved(
     seed: int, n: int, k: int, scale_g: float, scale_r: float, spread: int
 ) -> None:
-    G, R = draw(seed, n, k)
+    G, R = draw_system(seed, n, k)
     factors = 10.0 ** np.random.default_rng(seed).uniform(-spread, spread, k)
     plain, _, _ = solve(G, R)
     H, _, residual = solve(

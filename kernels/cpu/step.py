@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.descent import descend, fast_limit
-from tigon.kernels.cpu.genes import add_gram, tabulate
+from tigon.kernels.cpu.grams import add_gram, tabulate
 from tigon.kernels.cpu.panels import padded_rows, panels_of, row_width
 from tigon.kernels.cpu.products import add_by_gene, explained, products, scale_rows
 from tigon.kernels.cpu.residual import replace_bounds

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tigon.kernels.cells import contiguous_tile
 from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.genes import add_gram
 from tigon.kernels.cpu.genes import hals as hals_genes
+from tigon.kernels.cpu.grams import add_gram
 from tigon.kernels.cpu.panels import padded_rows, panels_of, row_width
 from tigon.kernels.cpu.products import add_by_gene, products
 from tigon.kernels.cpu.step import MetageneTable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.genes import add_turned
+from tigon.kernels.cpu.folding import add_turned
 from tigon.kernels.cpu.step import MetageneTable, minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.genes import add_product, fold, hals, update_specific
+from tigon.kernels.cpu.folding import fold
+from tigon.kernels.cpu.genes import add_product, hals, update_specific
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem, State
