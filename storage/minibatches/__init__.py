@@ -1,0 +1,1 @@
+"""Mini-batches of shuffled cells, streamed from an atlas."""

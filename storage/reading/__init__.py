@@ -1,0 +1,1 @@
+"""Reading chunked arrays: plans of requests, fetched, verified and decoded."""

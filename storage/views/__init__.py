@@ -1,0 +1,1 @@
+"""An atlas or a run as other libraries see it."""
