@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tigon.storage import counts
 from tigon.storage.counts import BadEntry, CountType, clean_rows
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrices.matrix import SparseRows
+from tigon.storage.sources.matrices.matrix import Runs, SparseRows, joined
 from tigon.storage.sources.source import Source
 
 _MASK_BYTES = 6  # of the gene maps and masks that cleaning an entry takes
@@ -35,16 +38,26 @@ class Part:
         """Whether any of the atlas's cells ``start`` to ``stop`` are here."""
         return start < self.first + self.source.n_cells and self.first < stop
 
+    def clip(self, start: int, stop: int) -> tuple[int, int]:
+        """Those of the atlas's cells ``start`` to ``stop`` that are here, counted from here."""
+        return max(0, start - self.first), min(stop - self.first, self.source.n_cells)
+
     def read(self, start: int, stop: int) -> SparseRows:
         """Those of the atlas's cells ``start`` to ``stop`` that are here, as counts."""
-        first = max(0, start - self.first)
-        last = min(stop - self.first, self.source.n_cells)
-        stored = self.source.matrix.read(first, last)
+        first, last = self.clip(start, stop)
+        return self._counts(self.source.matrix.read(first, last), [(first, last)])
+
+    def read_runs(self, runs: Runs) -> SparseRows:
+        """Cells of runs that :meth:`clip` gave, none empty, as counts in the order given."""
+        return self._counts(self.source.matrix.read_runs(runs), runs)
+
+    def _counts(self, stored: SparseRows, runs: Runs) -> SparseRows:
         try:
             rows = clean_rows(stored, self.kind)
         except BadEntry as entry:
-            raise self._refusal(entry, first) from entry
-        self._check_complete(stored, rows, first, last)
+            cells = np.concatenate([np.arange(start, stop) for start, stop in runs])
+            raise self._refusal(entry, int(cells[entry.row])) from entry
+        self._check_complete(stored, rows, runs)
         return rows
 
     def estimate_bytes(self, n_cells: int) -> int:
@@ -54,18 +67,19 @@ class Part:
         n_entries = self.source.matrix.most_entries(n_cells)
         return 3 * 8 * (n_cells + 1) + n_entries * (stored + clean + _MASK_BYTES)
 
-    def _check_complete(self, stored: SparseRows, rows: SparseRows, first: int, last: int) -> None:
+    def _check_complete(self, stored: SparseRows, rows: SparseRows, runs: Runs) -> None:
         """Refuse zeros in Tigon's own atlas: Zarr reads a lost chunk as zeros."""
         own = self.source.n_nonzeros is not None and self.kind.gene_map is None
         if own and len(rows.indices) != len(stored.indices):
+            first, last = min(start for start, _ in runs), max(stop for _, stop in runs)
             raise InputError(
                 f"{self.source.where}: counts of cells {first:,} to {last:,} are lost: a file of "
                 "the atlas is missing; copy it again or ingest it again"
             )
 
-    def _refusal(self, entry: BadEntry, first: int) -> InputError:
+    def _refusal(self, entry: BadEntry, position: int) -> InputError:
         where = self.source.where
-        cell = str(self.source.load_obs().index[first + entry.row])
+        cell = str(self.source.load_obs().index[position])
         if entry.problem == counts.OUT_OF_RANGE:
             return InputError(
                 f"{where}: cell {cell!r} has {entry.problem} ({entry.column:,}): there are "
@@ -93,3 +107,28 @@ class Part:
             return hint or "correct it or leave the cell out"
         allow = "take such values as they are with --allow-non-integer"
         return f"{hint}, or {allow}" if hint else allow
+
+
+def read_of_parts(parts: Sequence[Part], runs: Runs) -> SparseRows:
+    """Cells of non-empty runs of the atlas, each part asked once, in the order given."""
+    if len(parts) == 1:
+        return parts[0].read_runs(runs)
+    pieces: list[tuple[int, SparseRows]] = []
+    for part in parts:
+        mine = [number for number, run in enumerate(runs) if part.overlaps(*run)]
+        if mine:
+            clipped = [part.clip(*runs[number]) for number in mine]
+            rows = part.read_runs(clipped)
+            pieces.extend(zip(mine, _split(rows, clipped), strict=True))
+    # Stable: of one run, the parts stay in their order.
+    return joined([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])
+
+
+def _split(rows: SparseRows, runs: Runs) -> Iterator[SparseRows]:
+    """The rows of each run, without copying entries."""
+    first = 0
+    for start, stop in runs:
+        indptr = rows.indptr[first : first + stop - start + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        yield SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
+        first += stop - start

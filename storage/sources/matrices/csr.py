@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.sources.matrices.matrix import Array, Lock, SparseRows, check_numeric, reading
+from tigon.storage.sources.matrices.matrix import (
+    Array,
+    Lock,
+    Runs,
+    SparseRows,
+    check_numeric,
+    joined,
+    reading,
+)
 from tigon.storage.sources.matrices.offsets import Offsets, OffsetsBuilder
 
 _PIECE = 1 << 20
@@ -62,6 +70,9 @@ class CsrMatrix:
         self._check_length("indices", len(indices), last - first)
         self._check_length("data", len(values), last - first)
         return SparseRows(indptr=indptr - first, indices=indices, values=values)
+
+    def read_runs(self, runs: Runs) -> SparseRows:
+        return joined([self.read(start, stop) for start, stop in runs])
 
     def _check_length(self, name: str, n_read: int, n_asked: int) -> None:
         # Compiled code trusts these lengths.

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.sources.matrices.matrix import Array, Lock, SparseRows, reading
+from tigon.storage.sources.matrices.matrix import (
+    Array,
+    Lock,
+    Runs,
+    SparseRows,
+    joined,
+    reading,
+)
 
 _STRIP_BYTES = 8 << 20
 _LARGEST_STRIP_BYTES = 64 << 20
@@ -60,6 +67,9 @@ class DenseMatrix:
         return SparseRows(
             indptr=indptr, indices=np.concatenate(indices), values=np.concatenate(values)
         )
+
+    def read_runs(self, runs: Runs) -> SparseRows:
+        return joined([self.read(start, stop) for start, stop in runs])
 
     def _read_strip(
         self, start: int, stop: int

@@ -6,7 +6,7 @@ a cell in every format, whichever way round the file keeps them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +34,10 @@ class SparseRows:
     indptr: NDArray[np.int64]
     indices: NDArray[np.integer]
     values: NDArray[np.number]
+
+
+Runs = Sequence[tuple[int, int]]
+"""Runs of rows, each from ``start`` to ``stop``, in any order; rows may be in several."""
 
 
 class Array(Protocol):
@@ -70,9 +74,26 @@ class Matrix(Protocol):
         """Rows ``start`` to ``stop``."""
         ...
 
+    def read_runs(self, runs: Runs) -> SparseRows:
+        """Rows of several runs, at least one, none of them empty, in the order given."""
+        ...
+
     def most_entries(self, n_rows: int) -> int:
         """No run of ``n_rows`` rows has more entries than this."""
         ...
+
+
+def joined(pieces: Sequence[SparseRows]) -> SparseRows:
+    """Rows of one or more pieces, one after another; copies where there are several."""
+    if len(pieces) == 1:
+        return pieces[0]
+    before = np.cumsum([0, *(len(piece.indices) for piece in pieces)])
+    indptr = [piece.indptr[1:] + n for piece, n in zip(pieces, before[:-1], strict=True)]
+    return SparseRows(
+        indptr=np.concatenate([np.zeros(1, np.int64), *indptr]),
+        indices=np.concatenate([piece.indices for piece in pieces]),
+        values=np.concatenate([piece.values for piece in pieces]),
+    )
 
 
 Lock = AbstractContextManager[Any]
