@@ -28,7 +28,7 @@ HOMES = {
     "anndata": ["tigon.storage", "tigon"],
     "cupy": ["tigon.kernels"],
     "cupyx": ["tigon.kernels"],
-    "dask": ["tigon.scaling.engine"],
+    "dask": ["tigon.scaling.engine", "tigon.storage.minibatches", "tigon.storage.views"],
     "distributed": ["tigon.scaling.engine"],
     "h5py": ["tigon.storage"],
     "jinja2": ["tigon"],
@@ -36,14 +36,18 @@ HOMES = {
     "numba": ["tigon.kernels"],
     "obstore": ["tigon.storage"],
     "rich": ["tigon"],
+    "starlette": ["tigon"],
     "torch": ["tigon.scaling.encoders"],
     "typer": ["tigon"],
+    "uvicorn": ["tigon"],
+    "xarray": ["tigon.storage.runs", "tigon.storage.views"],
     "zarr": ["tigon.storage"],
 }
 
 # Slow to import: workers import the rooms, so only functions may ask for them there.
 INSIDE_FUNCTIONS = {
     "anndata",
+    "dask",
     "igraph",
     "leidenalg",
     "matplotlib",
@@ -52,6 +56,7 @@ INSIDE_FUNCTIONS = {
     "sklearn",
     "torch",
     "umap",
+    "xarray",
 }
 
 NOT_DEPENDED_ON = {"scanpy", "scvi", "pyliger", "rliger", "harmonypy", "nmf"}

@@ -11,6 +11,7 @@ from tigon.command.info import info
 from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
 from tigon.command.report import report
+from tigon.command.serve import serve
 
 app = typer.Typer(
     name="tigon",
@@ -58,3 +59,4 @@ app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
+app.command(no_args_is_help=True)(serve)
