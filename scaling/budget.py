@@ -14,7 +14,7 @@ from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
-from tigon.scaling.packing import BUCKET_BYTES
+from tigon.scaling.packing import sorting_bytes
 from tigon.scaling.statistics import BLOCK_CELLS
 from tigon.storage.errors import InputError, MemoryLimitError
 
@@ -152,10 +152,10 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     tiles = window * 32 * k * n_genes
     final = int(packed * min(SOLVE_CELLS, atlas.n_cells)) + 16 * n_datasets * k * n_genes
     minibatch = int(packed * minibatch_cells)
-    bucket = min(BUCKET_BYTES, int(packed * atlas.n_cells))
+    sorting = sorting_bytes(int(packed * atlas.n_cells))
     stages = {
         "reading cells": always + 2 * moments + window * (block + moments),
-        "packing cells": always + moments + window * block + 3 * bucket,
+        "packing cells": always + moments + window * block + sorting,
         "the epochs": always
         + moments
         + state_bytes(n_datasets, n_genes, k)

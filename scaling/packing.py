@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ from tigon.scaling.datasets import Datasets
 from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.counts import index_dtype
+from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
+from tigon.storage.packs.sorting import JOIN_BYTES, RUN_BYTES
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.progress import Progress, silent
 
@@ -21,7 +24,12 @@ if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
 
-BUCKET_BYTES = 32 * 2**20
+BUCKET_BYTES = 16 * 2**20
+_BUCKETS_AT_ONCE = 3
+
+MOST_ENTRIES = 64
+"""Entries that a count is split into at most; larger ones widen the pack. The kernels add
+products in float32, and the sum of so few is as exact as that of the cell's genes."""
 
 
 def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArray[np.int64]:
@@ -56,20 +64,47 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
 
 
 def pack_dtypes(
-    statistics: Statistics, n_genes: int
+    statistics: Statistics, genes: NDArray[np.int64]
 ) -> tuple[np.dtype[np.unsignedinteger], np.dtype[Any]]:
-    """Narrowest dtypes that hold the gene positions and the counts exactly."""
-    genes = index_dtype(n_genes)
-    if not statistics.integer:
-        return genes, np.dtype("<f4")
-    return genes, np.dtype("<u2" if statistics.largest < 2**16 else "<u4")
+    """Narrowest dtypes that hold the gene positions and the counts exactly.
+
+    Counts above 65,535 are split into several entries of 16 bits
+    (:mod:`tigon.storage.packs.escape`), unless that would take more room than
+    wider counts.
+    """
+    index = index_dtype(len(genes))
+    if not statistics.integer or statistics.largest >= 2**32:
+        return index, np.dtype("<f4")
+    if statistics.largest <= LARGEST:
+        return index, np.dtype("<u2")
+    widening = 2 * int(statistics.n_cells_detected[genes].sum())
+    splitting = _most_split(statistics) * (index.itemsize + 2)
+    few = statistics.largest <= MOST_ENTRIES * LARGEST and splitting <= widening
+    return index, np.dtype("<u2" if few else "<u4")
+
+
+def _most_split(statistics: Statistics) -> int:
+    """Entries that splitting may add at most: each stands for 65,535 of the total counts."""
+    return int(statistics.totals[statistics.kept].sum() // LARGEST)
 
 
 def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
-    """Bytes that the pack of the given genes takes on disk."""
-    entry = sum(dtype.itemsize for dtype in pack_dtypes(statistics, len(genes)))
+    """Bytes that the pack of the given genes takes on disk, or a little less."""
+    dtypes = pack_dtypes(statistics, genes)
+    n_entries = int(statistics.n_cells_detected[genes].sum())
+    if dtypes[1].itemsize == 2:
+        n_entries += _most_split(statistics)
     n_cells = int(statistics.kept.sum())
-    return int(statistics.n_cells_detected[genes].sum()) * entry + n_cells * (CELL.itemsize + 8) + 8
+    entry = sum(dtype.itemsize for dtype in dtypes)
+    return n_entries * entry + n_cells * (CELL.itemsize + 8) + 8
+
+
+def sorting_bytes(n_bytes: int) -> int:
+    """Bytes that sorting a pack of ``n_bytes`` holds at most, beside the blocks that are read."""
+    run = min(RUN_BYTES, n_bytes)
+    # Of a bucket one array is there twice while it is put in order, and one is done.
+    buckets = (_BUCKETS_AT_ONCE + 1) * 3 * BUCKET_BYTES // 2
+    return max(run + run // 2 + JOIN_BYTES, min(buckets, 2 * n_bytes))
 
 
 def build_pack(
@@ -101,13 +136,13 @@ def build_pack(
 
     Notes
     -----
-    One pass over the atlas; the pack is written twice. Holds the blocks in
-    flight and about three buckets of 32 MiB.
+    One pass over the atlas; the pack is written twice. Holds the blocks in flight
+    and what :func:`sorting_bytes` says.
     """
     places = pack_order(datasets.codes, seed)
     n_buckets = max(1, -(-pack_bytes(statistics, genes) // BUCKET_BYTES))
     shape = (int((places >= 0).sum()), len(genes))
-    writer = PackWriter(folder, shape, pack_dtypes(statistics, len(genes)), n_buckets)
+    writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
     selection = GeneSelection.of(genes, atlas.n_genes)
 
     def rows_of(start: int) -> PackBlock:
@@ -120,6 +155,7 @@ def build_pack(
             writer.add(places[block.positions], block)
             done = min(done + BLOCK_CELLS, atlas.n_cells)
             progress("packing cells", done, atlas.n_cells)
-        return writer.finish()
+        few = partial(engine.ordered_map, window=min(engine.window, _BUCKETS_AT_ONCE))
+        return writer.finish(few, atlas=atlas.path or ", ".join(atlas.source_names))
     finally:
         writer.close()

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.pack import PackBlock
-from tigon.storage.packs.writer import take_rows
 
 if TYPE_CHECKING:
     from tigon.storage.block import Block
@@ -22,22 +21,24 @@ class GeneSelection:
 
     Attributes
     ----------
-    lookup
-        int64, shape (n_genes of the atlas,); -1 for a gene that is not selected.
-    n_selected
-        Genes that the selection counts, found in the atlas or not.
+    selected
+        Whether a gene of the atlas is selected, bool, shape (n_genes of the atlas,).
+    places
+        Where it stands then, uint16 or uint32, same shape; 0 where it is not.
     """
 
-    lookup: NDArray[np.int64]
-    n_selected: int
+    selected: NDArray[np.bool_]
+    places: NDArray[np.unsignedinteger]
 
     @classmethod
     def of(cls, genes: NDArray[np.int64], n_genes: int) -> Self:
         """Select atlas genes ``genes`` (m,); a negative one is not in the atlas."""
-        lookup = np.full(n_genes, -1, np.int64)
         found = genes >= 0
-        lookup[genes[found]] = np.flatnonzero(found)
-        return cls(lookup, len(genes))
+        selected = np.zeros(n_genes, bool)
+        selected[genes[found]] = True
+        places = np.zeros(n_genes, index_dtype(len(genes)))
+        places[genes[found]] = np.flatnonzero(found)
+        return cls(selected, places)
 
 
 def select(
@@ -67,17 +68,19 @@ def select(
     """
     datasets = codes[block.start : block.start + block.n_cells]
     kept = np.flatnonzero(datasets >= 0)
-    entries, indptr = take_rows(block.indptr, kept)
-    genes = selection.lookup[block.indices[entries]]
-    selected = genes >= 0
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(selected)])
+    selected = selection.selected.take(block.indices)
+    if len(kept) < block.n_cells:
+        selected &= np.repeat(datasets >= 0, np.diff(block.indptr))
+    entries = np.flatnonzero(selected)
+    # Cells that are left out have no entries now: those of the others follow each other.
+    starts = np.searchsorted(entries, block.indptr)
     weights = np.zeros(len(kept))
     np.divide(1.0, totals[kept], out=weights, where=totals[kept] > 0)
     return PackBlock(
         positions=kept + block.start,
         datasets=datasets[kept],
         weights=weights.astype(np.float32),
-        indptr=before[indptr],
-        genes=genes[selected].astype(index_dtype(selection.n_selected)),
-        counts=block.values[entries[selected]],
+        indptr=np.append(starts[kept], len(entries)),
+        genes=selection.places.take(block.indices.take(entries)),
+        counts=block.values.take(entries),
     )

@@ -17,7 +17,7 @@ from scipy import sparse
 from tigon.scaling.packing import pack_order
 from tigon.storage.errors import InputError
 from tigon.storage.packs.pack import Pack, PackBlock
-from tigon.storage.packs.writer import PackWriter, take_rows
+from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile
 
 
@@ -36,7 +36,9 @@ def draw_cells(n: int, m: int, seed: int) -> tuple[PackBlock, np.ndarray]:
 
 
 def part(block: PackBlock, rows: np.ndarray) -> PackBlock:
-    entries, indptr = take_rows(block.indptr, rows)
+    lengths = np.diff(block.indptr)[rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    entries = np.arange(indptr[-1]) + np.repeat(block.indptr[rows] - indptr[:-1], lengths)
     return PackBlock(
         block.positions[rows],
         block.datasets[rows],
@@ -82,6 +84,8 @@ def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     pack = writer.finish()
     counts = tmp_path / "pack" / "counts.bin"
     counts.write_bytes(counts.read_bytes()[:-2])
+    with pytest.raises(InputError, match="bytes where"):
+        Pack(tmp_path / "pack")
     with pytest.raises(InputError, match="ends early"):
         pack.read(0, 40)
 
@@ -108,7 +112,6 @@ with writing_scratch(scratch, "for the pack"):
     block = PackBlock(np.arange(n), ones, ones, np.arange(n + 1), ones, ones)
     writer = PackWriter(scratch.folder / "pack", (n, 2), dtypes, 8)
     writer.add(np.arange(n), block)
-    writer.close()
     print("all cells are scattered")
     writer.finish()
 """

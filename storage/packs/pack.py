@@ -5,8 +5,9 @@ A folder of flat little-endian files, derived and disposable:
 - ``cells.bin``: one record a cell, in pack order (``CELL``);
 - ``indptr.bin``: int64, n_cells + 1;
 - ``genes.bin``, ``counts.bin``: one entry a non-zero, in the dtypes that
-  ``pack.json`` names, 4 bytes together where counts fit 16 bits;
-- ``pack.json``: shapes and dtypes; written last.
+  ``pack.json`` names, 4 bytes together as a rule. A gene may stand several times
+  in a row and then has the sum (:mod:`tigon.storage.packs.escape`);
+- ``pack.json``: shapes, dtypes, checksums by stretch; written last.
 
 Flat files rather than Zarr: a mini-batch is four contiguous reads at the speed
 of the page cache, and nothing is decoded.
@@ -15,6 +16,8 @@ of the page cache, and nothing is decoded.
 from __future__ import annotations
 
 import json
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
+from tigon.storage.packs.stretches import STRETCH_BYTES, open_to_read, read_at, sum_of_stretch
+
+FORMAT = 2
+"""Number of the format; packs of another are not read."""
 
 CELL = np.dtype([("position", "<i8"), ("dataset", "<i4"), ("weight", "<f4")])
 """Atlas position, dataset number and weight (one over the total count) of a cell."""
+
+
+FILES = ("cells.bin", "indptr.bin", "genes.bin", "counts.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,8 @@ class PackBlock:
     indptr
         int64, shape (n + 1,); begins with 0.
     genes
-        Selected-gene positions, uint16 or uint32, shape (nnz,).
+        Selected-gene positions, uint16 or uint32, shape (nnz,); adjacent entries of
+        one gene add up.
     counts
         Raw counts, uint16, uint32 or float32, shape (nnz,).
     """
@@ -67,26 +78,65 @@ class Pack:
     Raises
     ------
     InputError
-        The folder holds no finished pack.
+        The folder holds no finished pack, or one whose files are not as long as they
+        were.
+
+    Notes
+    -----
+    The files stay open, so that removing or renaming the folder does not disturb a
+    reader. Several threads may read at once.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            described = json.loads((folder / "pack.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder} holds no finished pack ({error}): build it anew") from error
         self.folder = folder
-        self.n_cells = int(described["n_cells"])
-        self.n_genes = int(described["n_genes"])
-        self._genes = np.dtype(described["genes"])
-        self._counts = np.dtype(described["counts"])
+        try:
+            told = json.loads((folder / "pack.json").read_text())
+            if told["format"] != FORMAT:
+                raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
+            self.n_cells, self.n_genes = int(told["n_cells"]), int(told["n_genes"])
+            self.atlas = str(told["atlas"])
+            genes, counts = np.dtype(told["genes"]), np.dtype(told["counts"])
+            n = int(told["n_nonzeros"])
+            sums = {name: list(map(int, told["crc32"][name])) for name in FILES}
+            numbers = _open_files(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no finished pack ({error}): build it anew") from error
+        self.close = weakref.finalize(self, _close_files, numbers)
+        lengths = (self.n_cells, self.n_cells + 1, n, n)
+        types = (CELL, np.dtype("<i8"), genes, counts)
+        self._files = {
+            name: _File(folder / name, numbers[name], dtype, length, sums[name])
+            for name, dtype, length in zip(FILES, types, lengths, strict=True)
+        }
+        for file in self._files.values():
+            file.check_length()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the four files."""
+        return sum(file.n_bytes for file in self._files.values())
+
+    def stretches(self) -> list[tuple[str, int]]:
+        """What :meth:`check` takes, for all of the pack."""
+        return [(name, i) for name, file in self._files.items() for i in range(len(file.sums))]
+
+    def check(self, stretch: tuple[str, int]) -> int:
+        """Read one of the :meth:`stretches`; returns its bytes.
+
+        Raises
+        ------
+        InputError
+            Its bytes are not those that were written.
+        """
+        name, i = stretch
+        return self._files[name].check_stretch(i)
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the pack, in four reads."""
-        cells = self._array("cells.bin", CELL, start, stop)
-        indptr = self._array("indptr.bin", np.dtype("<i8"), start, stop + 1)
+        cells = self._files["cells.bin"].read(start, stop)
+        indptr = self._files["indptr.bin"].read(start, stop + 1)
         first, last = int(indptr[0]), int(indptr[-1])
-        genes = self._array("genes.bin", self._genes, first, last)
+        genes = self._files["genes.bin"].read(first, last)
         # Kernels trust what they are given: a stray position would reach beyond their arrays.
         if (np.diff(indptr) < 0).any() or genes.max(initial=0) >= self.n_genes:
             raise InputError(
@@ -99,15 +149,65 @@ class Pack:
             cells["weight"].copy(),
             indptr - first,
             genes,
-            self._array("counts.bin", self._counts, first, last),
+            self._files["counts.bin"].read(first, last),
         )
 
-    def _array(self, name: str, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
-        count = stop - start
-        array = np.fromfile(self.folder / name, dtype, count=count, offset=start * dtype.itemsize)
-        if len(array) != count:
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One array of a pack: an open file."""
+
+    path: Path
+    number: int
+    dtype: np.dtype[Any]
+    length: int
+    sums: list[int]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.length * self.dtype.itemsize
+
+    def check_length(self) -> None:
+        n_bytes = os.fstat(self.number).st_size
+        if n_bytes != self.n_bytes or len(self.sums) != -(-n_bytes // STRETCH_BYTES):
             raise InputError(
-                f"{self.folder / name} ends early (entry {start + len(array)} of {stop}): "
+                f"{self.path} has {n_bytes:,} bytes where {self.n_bytes:,} were written: the pack "
+                "is damaged; run again to rebuild it"
+            )
+
+    def check_stretch(self, i: int) -> int:
+        start = i * STRETCH_BYTES
+        n_bytes = min(STRETCH_BYTES, self.n_bytes - start)
+        if sum_of_stretch(self.number, i) != self.sums[i]:
+            raise InputError(
+                f"{self.path} is damaged (bytes {start:,} to {start + n_bytes:,} do not have the "
+                "checksum that was noted): run again to rebuild the pack"
+            )
+        return n_bytes
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        array = np.empty(stop - start, self.dtype)
+        size = self.dtype.itemsize
+        n_read = read_at(self.number, array.view(np.uint8), start * size)
+        if n_read != array.nbytes:
+            raise InputError(
+                f"{self.path} ends early (entry {start + n_read // size} of {stop}): "
                 "the pack was cut short; run again to rebuild it"
             )
         return array
+
+
+def _open_files(folder: Path) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    try:
+        for name in FILES:
+            numbers[name] = open_to_read(folder / name)
+    except OSError:
+        _close_files(numbers)
+        raise
+    return numbers
+
+
+def _close_files(numbers: dict[str, int]) -> None:
+    for number in numbers.values():
+        os.close(number)

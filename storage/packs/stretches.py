@@ -1,0 +1,77 @@
+"""Checksums of files by stretch, so that damage is found, and where it is.
+
+CRC-32 of every 8 MiB: the cut is fixed, so the sums depend on the bytes alone and not on
+how they were written, and stretches can be checked on several threads.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+STRETCH_BYTES = 8 * 2**20
+
+
+class SummedFile:
+    """A file that is written once, from front to back, and summed meanwhile.
+
+    Parameters
+    ----------
+    file
+        Open for writing, at its beginning.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._done: list[int] = []
+        self._sum = self._n_summed = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        left = memoryview(data)
+        self._file.write(left)
+        while left:
+            part = left[: STRETCH_BYTES - self._n_summed]
+            self._sum = zlib.crc32(part, self._sum)
+            self._n_summed += len(part)
+            left = left[len(part) :]
+            if self._n_summed == STRETCH_BYTES:
+                self._end_stretch()
+
+    def finish(self) -> list[int]:
+        """CRC-32 of every stretch, the last of which may be shorter."""
+        if self._n_summed:
+            self._end_stretch()
+        return self._done
+
+    def _end_stretch(self) -> None:
+        self._done.append(self._sum)
+        self._sum = self._n_summed = 0
+
+
+def read_at(number: int, buffer: NDArray[np.uint8], offset: int) -> int:
+    """Fill ``buffer`` from a byte of an open file on; returns the bytes read, fewer at its end."""
+    left = buffer.data
+    while left.nbytes:
+        n_read = os.preadv(number, [left], offset)
+        if n_read == 0:
+            break
+        left, offset = left[n_read:], offset + n_read
+    return len(buffer) - left.nbytes
+
+
+def sum_of_stretch(number: int, stretch: int) -> int:
+    """CRC-32 of one stretch of an open file."""
+    buffer = np.empty(STRETCH_BYTES, np.uint8)
+    n_read = read_at(number, buffer, stretch * STRETCH_BYTES)
+    return zlib.crc32(buffer[:n_read])
+
+
+def open_to_read(path: Path) -> int:
+    """A descriptor: what it names stays readable when the file is removed or renamed."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
