@@ -1,6 +1,7 @@
 """From rows as stored to counts: whole, non-negative, sorted, each gene once.
 
-Every block is checked as it is read, in a few vectorised passes. What is
+Every block is checked as it is read: what needs no change in one pass
+(``tigon.storage.narrowing``), the rest in a few vectorised ones. What is
 harmless is put in order: unsorted genes are sorted, explicit zeros dropped, and
 entries for the same cell and gene summed, which is what SciPy and AnnData take
 them to mean. What is not a count is refused, with its place.
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tigon.storage.narrowing import is_sorted, narrowed
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 
@@ -96,6 +98,10 @@ def clean_rows(rows: SparseRows, kind: CountType) -> SparseRows:
     BadEntry
         For the first entry that is not a count.
     """
+    if kind.gene_map is None:
+        narrow = narrowed(rows, kind.n_columns, kind.indices, kind.values)
+        if narrow is not None:
+            return narrow
     _check_columns(rows, kind.n_columns)
     indptr, indices, values = rows.indptr, rows.indices, _as_counts(rows, kind.values)
     kept = values != 0
@@ -109,17 +115,6 @@ def clean_rows(rows: SparseRows, kind: CountType) -> SparseRows:
     if is_sorted(clean):
         return clean
     return _summed(_sorted(clean, kind), kind)
-
-
-def is_sorted(rows: SparseRows) -> bool:
-    """Whether the columns ascend strictly in every row."""
-    ascends = rows.indices[1:] > rows.indices[:-1]
-    if ascends.all():
-        return True
-    starts = rows.indptr[1:-1]
-    # A fall from one row to the next is in order; empty rows repeat a start.
-    ascends[starts[(starts > 0) & (starts < len(rows.indices))] - 1] = True
-    return bool(ascends.all())
 
 
 def _check_columns(rows: SparseRows, n_columns: int) -> None:
@@ -173,7 +168,9 @@ def _bad(rows: SparseRows, which: NDArray[np.bool_], problem: str) -> BadEntry:
 def _sorted(rows: SparseRows, kind: CountType) -> SparseRows:
     """The rows with their columns in order."""
     shape = (len(rows.indptr) - 1, kind.n_genes)
-    matrix = sparse.csr_array((rows.values, rows.indices.astype(np.int64), rows.indptr), shape)
+    # Copies: SciPy sorts in place, and the values may be the caller's own.
+    entries = rows.values.copy(), rows.indices.astype(np.int64), rows.indptr
+    matrix = sparse.csr_array(entries, shape)
     matrix.sort_indices()
     return SparseRows(rows.indptr, matrix.indices.astype(kind.indices), matrix.data)
 
