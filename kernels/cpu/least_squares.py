@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.descent import descend, fast_limit
 from tigon.kernels.cpu.pivoting import pivot_into
 from tigon.kernels.cpu.residual import replace_bounds
+from tigon.kernels.cpu.scanning import largest_size
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 
@@ -38,10 +40,7 @@ def solve(
         R = R.copy()  # Numba takes arrays that cannot be written for another type.
     dtype = np.float32 if mode == "fast" else np.float64
     H = np.zeros((n, k), dtype)
-    start = H
-    if H0 is not None:
-        used = (G.diagonal() > 0).astype(_float_dtype(H0))
-        start = np.ascontiguousarray(H0 * used)
+    start = H if H0 is None else _without_unused(H0, G.diagonal() > 0)
     sweeps, residual = np.empty(n, np.int32), np.empty(n)
     scales = _power_of_two(G), _power_of_two(R)
     system = SolverGram.of((G * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
@@ -67,6 +66,14 @@ def solve(
     return H, sweeps, residual
 
 
+def _without_unused(H0: NDArray[Any], used: NDArray[np.bool_]) -> NDArray[Any]:
+    """Where to start, with zeros for factors that explain nothing."""
+    start = np.ascontiguousarray(H0, _float_dtype(H0))
+    if not used.all():
+        return start * used
+    return start if start.flags.writeable else start.copy()
+
+
 def _check_range(scales: tuple[float, float], mode: str) -> None:
     """Float32 loadings, which are about as large as R over G, must not leave its range."""
     size = scales[0] / scales[1]
@@ -83,5 +90,5 @@ def _float_dtype(array: NDArray[Any]) -> Any:
 
 def _power_of_two(array: NDArray[Any]) -> float:
     """What brings the largest entry to between 1/2 and 1."""
-    largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
-    return float(2.0 ** -np.frexp(largest)[1])
+    flat = np.ascontiguousarray(array, _float_dtype(array)).ravel()
+    return float(2.0 ** -math.frexp(largest_size(flat))[1])

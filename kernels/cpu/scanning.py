@@ -1,11 +1,11 @@
-"""One pass over an array, to know whether it can be computed with (Numba)."""
+"""One pass over an array, to know whether and how it can be computed with (Numba)."""
 
 from __future__ import annotations
 
 from numba import njit
 
 from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.lanes import PART_BYTES, add, broadcast, fma, load, store
+from tigon.kernels.cpu.lanes import PART_BYTES, absolute, add, broadcast, fma, load, maximum, store
 
 _PARTS = 4
 
@@ -25,3 +25,18 @@ def all_finite(values):  # type: ignore[no-untyped-def]
     for i in range(whole, len(values)):
         scratch[i - whole] += values[i] * 0
     return (scratch == 0).all()
+
+
+@njit(cache=True, nogil=True)
+def largest_size(values):  # type: ignore[no-untyped-def]
+    """Largest absolute value of a flat array, float32 or float64, of finite numbers; 0 of none."""
+    step = _PARTS * PART_BYTES // values.itemsize
+    whole = len(values) // step * step
+    scratch = aligned_zeros(step, values.dtype)
+    most = load(scratch, 0, _PARTS)
+    for i in range(0, whole, step):
+        most = maximum(absolute(load(values, i, _PARTS)), most)
+    store(scratch, 0, most)
+    for i in range(whole, len(values)):
+        scratch[i - whole] = max(scratch[i - whole], abs(values[i]))
+    return scratch.max()
