@@ -23,6 +23,8 @@ from tigon.storage.sources.source import Labels
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tigon.storage.minibatches.minibatches import MiniBatches
+
 
 class Atlas:
     """Counts of cells x genes, read in runs of cells; made by ``open_atlas``.
@@ -179,6 +181,33 @@ class Atlas:
         """
         n_cells = min(n_cells, self.n_cells)
         return max(part.estimate_bytes(n_cells) for part in self._parts)
+
+    def most_entries(self, n_cells: int) -> int:
+        """Counts above zero in the fullest run of ``n_cells`` cells, or a few more."""
+        matrices = [part.source.matrix for part in self._parts]
+        return sum(m.most_entries(min(n_cells, m.shape[0])) for m in matrices)
+
+    def minibatches(self, batch_size: int = 4096, **options: Any) -> MiniBatches:
+        """Cells in random order, a mini-batch at a time, read ahead.
+
+        Parameters
+        ----------
+        batch_size
+            Cells of a mini-batch.
+        **options
+            As for :class:`tigon.storage.minibatches.minibatches.MiniBatches`: ``shuffle``,
+            ``seed``, ``genes``, ``memory_limit``, ``device``, ``stratify`` and more.
+
+        Raises
+        ------
+        InputError
+            An option is out of range, or names genes or a column that are not there.
+        MemoryLimitError
+            A window of cells does not fit in ``memory_limit``.
+        """
+        from tigon.storage.minibatches.minibatches import MiniBatches
+
+        return MiniBatches(self, batch_size, **options)
 
     def close(self) -> None:
         """Close files and remove intermediate ones."""

@@ -26,8 +26,9 @@ MAY_IMPORT = {
 # Where each library lives: names of modules or of whole rooms.
 HOMES = {
     "anndata": ["tigon.storage", "tigon"],
-    "cupy": ["tigon.kernels"],
-    "cupyx": ["tigon.kernels"],
+    # A mini-batch may be asked for on a device, where another program's kernels wait for it.
+    "cupy": ["tigon.kernels", "tigon.storage.minibatches.device"],
+    "cupyx": ["tigon.kernels", "tigon.storage.minibatches.device"],
     "dask": ["tigon.scaling.engine", "tigon.storage.minibatches", "tigon.storage.views"],
     "distributed": ["tigon.scaling.engine"],
     "h5py": ["tigon.storage"],
@@ -37,7 +38,8 @@ HOMES = {
     "obstore": ["tigon.storage"],
     "rich": ["tigon"],
     "starlette": ["tigon"],
-    "torch": ["tigon.scaling.encoders"],
+    # Mini-batches feed other people's torch models too, as its own kind of data set.
+    "torch": ["tigon.scaling.encoders", "tigon.storage.minibatches.torch"],
     "typer": ["tigon"],
     "uvicorn": ["tigon"],
     "xarray": ["tigon.storage.runs", "tigon.storage.views"],

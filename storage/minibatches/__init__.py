@@ -1,1 +1,1 @@
-"""Mini-batches of shuffled cells, streamed from an atlas."""
+"""Cells in random order, a mini-batch at a time, read ahead of whoever takes them."""

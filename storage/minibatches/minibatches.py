@@ -1,0 +1,214 @@
+"""The mini-batches of an atlas, epoch after epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
+
+from tigon.storage.errors import InputError
+from tigon.storage.minibatches.batch import MiniBatch
+from tigon.storage.minibatches.device import cuda_number, upload
+from tigon.storage.minibatches.genes import choose_genes
+from tigon.storage.minibatches.memory import footprint
+from tigon.storage.minibatches.plan import Plan
+from tigon.storage.minibatches.portable import PortableMiniBatches
+from tigon.storage.minibatches.strata import choose_strata
+from tigon.storage.minibatches.stream import PIECE_CELLS, Reader
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from tigon.storage.atlas import Atlas
+    from tigon.storage.minibatches.torch import SharedMiniBatches
+
+BLOCK_CELLS = 128
+WINDOW_BLOCKS = 256
+
+
+class MiniBatches:
+    """Mini-batches of cells, drawn from the whole atlas; made by ``Atlas.minibatches``.
+
+    Every cell is in one mini-batch of an epoch. Which cells are in which, and in what
+    order, follows from the arguments and the atlas's cells alone: not from threads,
+    from how the atlas is stored, or from ``memory_limit``.
+
+    Parameters
+    ----------
+    atlas
+        Must stay open. Its cells are read when they are iterated over.
+    batch_size, shuffle, seed, genes, memory_limit, device, stratify
+        As for :meth:`tigon.storage.Atlas.minibatches`.
+    block_cells, window_cells, drop_last
+        Likewise.
+
+    Notes
+    -----
+    Iterating over the object gives the epochs 0, 1, 2, ... in turn, and keeps count
+    of its place for ``state_dict``; :meth:`epoch` gives any epoch from any step and
+    keeps no count. Two iterations at once are independent.
+    """
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        batch_size: int = 4096,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        genes: Sequence[str] | NDArray[Any] | None = None,
+        memory_limit: int | None = None,
+        device: str = "cpu",
+        stratify: str | NDArray[Any] | None = None,
+        block_cells: int = BLOCK_CELLS,
+        window_cells: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        _check(batch_size=(batch_size, 1), block_cells=(block_cells, 1), seed=(seed, 0))
+        if window_cells is None:
+            window_cells = batch_size * -(-WINDOW_BLOCKS * block_cells // batch_size)
+        _check_window(window_cells, batch_size)
+        self.plan = Plan(
+            strata=choose_strata(atlas, stratify),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            block_cells=block_cells,
+            window_cells=window_cells,
+            drop_last=drop_last,
+        )
+        self._cuda = cuda_number(device)
+        self._reader = Reader(atlas, None if genes is None else choose_genes(atlas, genes))
+        footprint_ = footprint(atlas, batch_size, window_cells, PIECE_CELLS)
+        self._pieces_ahead = footprint_.pieces_ahead(memory_limit)
+        self._epoch = self._step = 0
+
+    @property
+    def n_genes(self) -> int:
+        """Genes of every mini-batch."""
+        return self._reader.n_genes
+
+    def __len__(self) -> int:
+        """Mini-batches of an epoch."""
+        return self.plan.n_steps
+
+    def epoch(
+        self, epoch: int, start: int = 0, *, part: tuple[int, int] = (0, 1)
+    ) -> Generator[MiniBatch]:
+        """The mini-batches of an epoch.
+
+        Parameters
+        ----------
+        epoch
+            Its number, from 0.
+        start
+            Step to begin with. Only cells of this and later steps are read.
+        part
+            ``(i, n)`` for the i-th of n parts of the epoch (from 0): every n-th window
+            of it. Parts have no cell in common and hold all cells together.
+
+        Raises
+        ------
+        InputError
+            There is no such epoch, step or part; or, as they are read, an entry is not
+            a count or a file is damaged.
+
+        Notes
+        -----
+        Windows are read ahead on two threads while one is in use. Close the generator,
+        or drop it, to stop them early.
+        """
+        if epoch < 0 or not 0 <= start <= len(self) or not 0 <= part[0] < part[1]:
+            raise InputError(
+                f"epoch {epoch} from step {start}, part {part[0]} of {part[1]}, is not there: "
+                f"epochs and parts begin with 0, and an epoch has {len(self):,} steps"
+            )
+        return self._stream(epoch, start, part)
+
+    def _stream(self, epoch: int, start: int, part: tuple[int, int]) -> Generator[MiniBatch]:
+        windows = self.plan.windows(epoch, start, part)
+        with closing(self._reader.stream(windows, self._pieces_ahead)) as found:
+            for batch in found:
+                yield batch if self._cuda is None else upload(batch, self._cuda)
+
+    def __iter__(self) -> Iterator[MiniBatch]:
+        """The next epoch, from the step that the state names."""
+        for batch in self.epoch(self._epoch, self._step):
+            # Before it is handed over: who saves the state has the mini-batch by then.
+            self._step = batch.step + 1
+            yield batch
+        self._epoch, self._step = self._epoch + 1, 0
+
+    def portable(self) -> PortableMiniBatches:
+        """The mini-batches as an object that pickles and reads in any process.
+
+        Raises
+        ------
+        InputError
+            The atlas is a list of sources or in memory.
+        """
+        return PortableMiniBatches.of(self._reader.atlas, self.plan, self._reader.genes)
+
+    def delayed(self, epoch: int) -> list[Delayed]:
+        """The mini-batches of an epoch as Dask tasks, one for each step.
+
+        Raises
+        ------
+        InputError
+            The atlas is a list of sources or in memory.
+        """
+        from tigon.storage.minibatches.tasks import delayed_batches
+
+        return delayed_batches(self.portable(), epoch)
+
+    def torch_dataset(self, layout: Literal["csr", "dense"] = "csr") -> SharedMiniBatches:
+        """The mini-batches as a ``torch.utils.data.IterableDataset``.
+
+        Parameters
+        ----------
+        layout
+            Of the tensors: "csr" or "dense", float32.
+
+        Returns
+        -------
+        SharedMiniBatches
+            For a DataLoader with ``batch_size=None`` and any number of workers; its
+            method ``set_epoch`` chooses the epoch, 0 at first.
+        """
+        from tigon.storage.minibatches.torch import shared
+
+        return shared(self, self.portable() if self._reader.atlas.path else None, layout)
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the iteration stands: the epoch and the step that come next."""
+        return {"epoch": self._epoch, "step": self._step, "plan": self.plan.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another iteration over the same mini-batches stood.
+
+        Raises
+        ------
+        InputError
+            The state is of other mini-batches: of other cells, or with other arguments.
+        """
+        if state["plan"] != self.plan.fingerprint():
+            raise InputError(
+                "the state is of other mini-batches: it needs the same cells and the same "
+                "batch_size, shuffle, seed, stratify, block_cells, window_cells and drop_last"
+            )
+        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+
+
+def _check(**options: tuple[int, int]) -> None:
+    for name, (value, least) in options.items():
+        if value != int(value) or value < least:
+            raise InputError(f"{name}={value!r}: it is a whole number of at least {least}")
+
+
+def _check_window(window_cells: int, batch_size: int) -> None:
+    if window_cells < batch_size or window_cells % batch_size:
+        raise InputError(
+            f"window_cells={window_cells!r}: it is a multiple of batch_size ({batch_size:,})"
+        )
