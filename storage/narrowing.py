@@ -74,10 +74,12 @@ class _Narrowing:
         wide, narrow = self._wide[strip], self.narrow[strip]
         if wide.dtype.kind == "f":
             return self._take_floats(wide, narrow)
+        largest = self._largest
         if wide.dtype.kind == "i":
-            # Negative numbers become larger than any that is allowed.
+            # Seen as unsigned, negative numbers are larger than any of the others.
+            largest = min(largest, int(np.iinfo(wide.dtype).max))
             wide = wide.view(wide.dtype.str.replace("i", "u"))
-        if wide.dtype.kind != "u" or wide.max() > self._largest:
+        if wide.dtype.kind != "u" or wide.max() > largest:
             return False
         if self.narrow is not self._wide:
             np.copyto(narrow, wide, casting="unsafe")

@@ -47,8 +47,10 @@ spoilt = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 50),
-    index_dtype=st.sampled_from([np.int32, np.int64, np.uint16, np.uint32]),
-    value_dtype=st.sampled_from([np.float32, np.float64, np.int64, np.uint16, np.uint32]),
+    index_dtype=st.sampled_from([np.int16, np.int32, np.int64, np.uint16, np.uint32]),
+    value_dtype=st.sampled_from(
+        [np.float32, np.float64, np.int16, np.int32, np.int64, np.uint16, np.uint32]
+    ),
     values=st.sampled_from([np.uint16, np.uint32]),
     spoil=spoilt,
     strip=st.sampled_from([1, 7, 1 << 15]),
