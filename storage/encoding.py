@@ -27,3 +27,11 @@ def quiet_writers() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         warnings.filterwarnings("ignore", message="The 'future.infer_string' option")
         yield
+
+
+@contextmanager
+def quiet_codecs() -> Iterator[None]:
+    """Silence Zarr about codecs beyond its specification, where they were asked for by name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3")
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -39,6 +40,15 @@ def open_source(target: Any, name: str, choice: Choice) -> Source:
         return open_memory(target, name, choice)
     if not isinstance(target, str | Path):
         raise InputError(f"cannot read a {type(target).__name__}: Tigon reads {SUPPORTED}")
+    return replace(_open_stored(target, name, choice), selection=_tell_choice(choice))
+
+
+def _tell_choice(choice: Choice) -> str:
+    return "raw" if choice.raw else "X" if choice.layer is None else f"layers/{choice.layer}"
+
+
+def _open_stored(target: str | Path, name: str, choice: Choice) -> Source:
+    """Open a path or URL."""
     if is_url(target):
         from tigon.storage.sources.zarr_store import open_zarr
 

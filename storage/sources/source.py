@@ -92,6 +92,8 @@ class Source:
         What to try when the matrix does not hold counts.
     n_nonzeros
         Entries of the matrix where its counts are known to be clean: Tigon's own atlas.
+    selection
+        Which matrix of ``where`` it is; None where ``where`` is no file or URL.
     close
         Close files and remove intermediate ones.
     """
@@ -104,6 +106,7 @@ class Source:
     columns: NDArray[np.int64] | None = None
     hint: str = ""
     n_nonzeros: int | None = None
+    selection: str | None = None
     close: Callable[[], None] = field(default=_nothing)
 
     @property

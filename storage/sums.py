@@ -1,0 +1,178 @@
+"""Sums over cells and genes, gathered while an atlas is written.
+
+With x a count divided by the total of its cell, ``X/tigon_genes`` holds what the
+first pass of an integration finds where its datasets are the sources and every
+cell is kept, to the bit: tiles of 2,048 cells are each summed entry by entry,
+and tiles are added up in order, in float64.
+
+===============  ===================  ==========================================
+``first``        n_sources, n_genes   sums of x, float64
+``second``       n_sources, n_genes   sums of x^2, float64
+``cells``        n_sources, n_genes   cells with a count above zero, int64
+``counts``       n_runs, n_genes      sums of counts, float64, exact below 2^53
+``run_starts``   n_runs               first cell of each run, int64
+``run_sources``  n_runs               source of each run, int64
+===============  ===================  ==========================================
+
+A run is the cells of one source among 16,384 cells of the atlas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.sources.matrices.matrix import SparseRows
+
+if TYPE_CHECKING:
+    import zarr
+
+TILE_CELLS = 2048
+"""As the first pass of an integration cuts its tasks."""
+
+RUN_CELLS = 16384
+"""A multiple of the tile; about as many cells as a shard holds."""
+
+
+def cell_totals(rows: SparseRows) -> NDArray[np.float64]:
+    """Sum of each row's values, float64, shape (n_rows,); added one after another."""
+    n_rows = len(rows.indptr) - 1
+    lengths = np.diff(rows.indptr)
+    if rows.values.dtype.kind == "f":
+        of_rows = np.repeat(np.arange(n_rows), lengths)
+        totals: NDArray[np.float64] = np.bincount(of_rows, rows.values, minlength=n_rows)
+        return totals
+    totals = np.zeros(n_rows)
+    filled = np.flatnonzero(lengths)
+    if len(filled):
+        # Whole numbers: exact in any order.
+        starts = rows.indptr[:-1][filled]
+        totals[filled] = np.add.reduceat(rows.values, starts, dtype=np.uint64)
+    return totals
+
+
+class TileSums:
+    """Per-gene sums of the cells of one tile, by source.
+
+    Parameters
+    ----------
+    start
+        The first cell of the tile.
+    n_genes
+        Genes of the atlas.
+
+    Attributes
+    ----------
+    by_source
+        (counts, first, second, cells) of each source that has cells here, shape (n_genes,).
+    """
+
+    def __init__(self, start: int, n_genes: int) -> None:
+        self.start = start
+        self.by_source: dict[int, tuple[NDArray[Any], ...]] = {}
+        self._n_genes = n_genes
+
+    def add(self, rows: SparseRows, codes: NDArray[np.int32], totals: NDArray[np.float64]) -> None:
+        """Take the next cells of the tile, their sources and their totals."""
+        lengths = np.diff(rows.indptr)
+        weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
+        genes, counts = rows.indices.astype(np.intp), rows.values.astype(np.float64)
+        x = counts * np.repeat(weights, lengths)
+        sources = np.unique(codes)
+        for source in sources.tolist():
+            chosen = slice(None) if len(sources) == 1 else np.repeat(codes == source, lengths)
+            self._add(source, genes[chosen], (counts[chosen], x[chosen], np.square(x[chosen])))
+
+    def _add(self, source: int, genes: NDArray[np.intp], entries: tuple[NDArray[Any], ...]) -> None:
+        if source in self.by_source:
+            *sums, cells = self.by_source[source]
+            for total, part in zip(sums, entries, strict=True):
+                np.add.at(total, genes, part)
+            np.add.at(cells, genes, 1)
+            return
+        sums = [np.bincount(genes, part, self._n_genes) for part in entries]
+        self.by_source[source] = (*sums, np.bincount(genes, minlength=self._n_genes))
+
+
+def tiles_of(
+    start: int, rows: SparseRows, codes: NDArray[np.int32], totals: NDArray[np.float64]
+) -> Iterator[tuple[int, SparseRows, NDArray[np.int32], NDArray[np.float64]]]:
+    """Cells from ``start`` on, cut where tiles end, without copying entries."""
+    first, n_rows = 0, len(totals)
+    while first < n_rows:
+        last = min(n_rows, first + TILE_CELLS - (start + first) % TILE_CELLS)
+        indptr = rows.indptr[first : last + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
+        yield start + first, piece, codes[first:last], totals[first:last]
+        first = last
+
+
+class GeneSumsWriter:
+    """Adds up tiles in order and stores the sums.
+
+    Parameters
+    ----------
+    group
+        Where to store them.
+    codes
+        Source of each cell of the atlas, int32, shape (n_cells,).
+    shape
+        Sources and genes.
+
+    Notes
+    -----
+    Holds 24 bytes for each gene of each source, and 8 for each gene of the sources of a run.
+    """
+
+    def __init__(self, group: zarr.Group, codes: NDArray[np.int32], shape: tuple[int, int]) -> None:
+        self._group = group
+        self._first, self._second = np.zeros(shape), np.zeros(shape)
+        self._cells = np.zeros(shape, np.int64)
+        runs = _runs(codes)
+        self._places = {run: place for place, run in enumerate(runs)}
+        self._counts = group.create_array(
+            "counts", shape=(len(runs), shape[1]), dtype=np.float64, chunks=(1, shape[1])
+        )
+        for name, column in (("run_starts", 0), ("run_sources", 1)):
+            group.create_array(name, data=np.array(runs, np.int64).reshape(-1, 2)[:, column])
+        self._open: dict[int, NDArray[np.float64]] = {}
+        self._run = 0
+
+    def add(self, tile: TileSums) -> None:
+        """Take the next tile."""
+        run = tile.start // RUN_CELLS * RUN_CELLS
+        if run != self._run:
+            self._end_run()
+            self._run = run
+        for source, (counts, first, second, cells) in tile.by_source.items():
+            self._first[source] += first
+            self._second[source] += second
+            self._cells[source] += cells
+            if source in self._open:
+                self._open[source] += counts
+            else:
+                self._open[source] = counts
+
+    def finish(self) -> None:
+        """Store the sums."""
+        self._end_run()
+        for name in ("first", "second", "cells"):
+            self._group.create_array(name, data=getattr(self, f"_{name}"))
+
+    def _end_run(self) -> None:
+        for source, counts in self._open.items():
+            self._counts[self._places[self._run, source]] = counts
+        self._open = {}
+
+
+def _runs(codes: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """First cell and source of every run."""
+    return [
+        (start, int(source))
+        for start in range(0, len(codes), RUN_CELLS)
+        for source in np.unique(codes[start : start + RUN_CELLS])
+    ]
