@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import make_adata, make_counts, write_h5ad, write_zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tigon.storage import Atlas, open_atlas, write_atlas
@@ -46,6 +46,7 @@ def _open(kind: str, folder: Path) -> Atlas:
     return open_atlas([write_h5ad(half, folder / f"{i}.h5ad") for i, half in enumerate(halves)])
 
 
+@settings(deadline=None)
 @given(runs=runs_of_cells)
 def test_runs_are_the_cells_of_each_in_turn(atlas: Atlas, runs: list[tuple[int, int]]) -> None:
     X = atlas.read(0, atlas.n_cells).to_scipy().toarray()

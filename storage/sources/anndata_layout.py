@@ -15,7 +15,7 @@ from tigon.storage.errors import InputError
 from tigon.storage.sources.matrices.csc import convert_csc
 from tigon.storage.sources.matrices.csr import open_csr
 from tigon.storage.sources.matrices.dense import DenseMatrix
-from tigon.storage.sources.matrices.matrix import Lock, Matrix, check_numeric, reading
+from tigon.storage.sources.matrices.matrix import Array, Lock, Matrix, check_numeric, reading
 from tigon.storage.sources.source import Choice, Source, check_tables, one_dataset
 
 
@@ -35,6 +35,8 @@ class Layout:
         Held while it is read.
     close
         Closes it.
+    open_array
+        Gives an array of a sparse matrix, a node of the group, as it is to be read.
     """
 
     root: Any
@@ -42,6 +44,7 @@ class Layout:
     name: str
     lock: Lock
     close: Callable[[], None]
+    open_array: Callable[[Any], Array] = lambda node: cast("Array", node)
 
 
 def open_layout(layout: Layout, choice: Choice) -> Source:
@@ -144,7 +147,8 @@ def _open_matrix(layout: Layout, node: Any, choice: Choice) -> tuple[Matrix, Cal
         check_numeric(node.dtype, where)
         return DenseMatrix(where, node, lock), layout.close
     shape = _shape(node)
-    arrays = (node["indptr"], node["indices"], node["data"])
+    indptr, indices, data = (layout.open_array(node[key]) for key in ("indptr", "indices", "data"))
+    arrays = (indptr, indices, data)
     if kind == "csr_matrix":
         return open_csr(where, shape, arrays, lock), layout.close
     if kind == "csc_matrix":

@@ -56,9 +56,9 @@ def _matrix(layout: Layout, X: Any, largest_row: int) -> CsrMatrix:
     return CsrMatrix(
         where=layout.where,
         shape=(int(n_cells), int(n_genes)),
-        indptr=X["indptr"],
-        indices=X["indices"],
-        values=X["data"],
+        indptr=layout.open_array(X["indptr"]),
+        indices=layout.open_array(X["indices"]),
+        values=layout.open_array(X["data"]),
         offsets=Offsets(values=X[names.OFFSETS][:], largest_row=largest_row),
         lock=layout.lock,
     )

@@ -1,20 +1,34 @@
-"""AnnData in Zarr, version 2 or 3, on disk or behind a URL."""
+"""AnnData in Zarr, version 2 or 3, on disk or behind a URL.
+
+Zarr reads the tables and what describes the store. The sparse matrix is read by the
+plans of ``tigon.storage.reading``, which need far fewer requests, where its arrays are
+of a kind known there.
+"""
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from tigon.storage.errors import InputError
+from tigon.storage.reading.local import LocalObjects
+from tigon.storage.reading.policy import RequestPolicy
+from tigon.storage.reading.remote import RemoteObjects
+from tigon.storage.reading.store import ChunkStore, open_array
 from tigon.storage.sources.anndata_layout import Layout, open_layout
+from tigon.storage.sources.matrices.matrix import Array
 from tigon.storage.sources.source import Choice, Source
 from tigon.storage.sources.tigon_atlas import is_tigon_atlas, open_tigon_atlas
 
 if TYPE_CHECKING:
     import zarr
 
-_SCHEMES = ("http://", "https://", "s3://", "s3a://", "gs://", "az://", "abfs://", "file://")
+POLICY = RequestPolicy()
+"""Limits of requests to the hosts of URLs."""
 
 
 def open_zarr(target: str | Path, name: str, choice: Choice) -> Source:
@@ -23,39 +37,82 @@ def open_zarr(target: str | Path, name: str, choice: Choice) -> Source:
     Raises
     ------
     InputError
-        There is no AnnData in Zarr.
+        There is no AnnData in Zarr, or a server does not give ranges of files.
     """
-    root = _open_group(target)
-    # Zarr is safe to use from several threads.
+    objects = _objects(target)
+    try:
+        root = _open_group(target, objects)
+        # Closing Zarr's store would end nothing: the client is this process's own.
+        chunks = ChunkStore(objects)
+    except BaseException:
+        objects.close()
+        raise
+    try:
+        return _open_source(root, chunks, name, choice)
+    except BaseException:
+        chunks.close()
+        raise
+
+
+def _open_source(root: zarr.Group, chunks: ChunkStore, name: str, choice: Choice) -> Source:
     layout = Layout(
-        root=root, where=str(target), name=name, lock=nullcontext(), close=root.store.close
+        root=root,
+        where=chunks.objects.where,
+        name=name,
+        lock=nullcontext(),  # Zarr is safe to use from several threads
+        close=chunks.close,
+        open_array=_Opener(chunks),
     )
     if choice.layer is None and not choice.raw and is_tigon_atlas(layout):
         return open_tigon_atlas(layout)
     return open_layout(layout, choice)
 
 
-def _open_group(target: str | Path) -> zarr.Group:
+def _objects(target: str | Path) -> LocalObjects | RemoteObjects:
+    if isinstance(target, Path):
+        return LocalObjects(target, str(target))
+    if target.startswith("file://"):
+        return LocalObjects(Path(url2pathname(urlsplit(target).path)), target)
+    return RemoteObjects(target, POLICY)
+
+
+def _open_group(target: str | Path, objects: LocalObjects | RemoteObjects) -> zarr.Group:
     import zarr
+    from zarr.storage import ObjectStore
 
     try:
-        return zarr.open_group(_store(target), mode="r")
+        if isinstance(objects, LocalObjects):
+            return zarr.open_group(str(objects.folder), mode="r")
+        group = zarr.open_group(ObjectStore(objects.client, read_only=True), mode="r")
+        objects.check_ranges("zarr.json")
+    except InputError:
+        raise
     except Exception as error:  # of Zarr, the file system, or a server
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{target} cannot be opened as Zarr ({reason}): check that it is a whole AnnData "
             "store, with zarr.json or .zgroup at its top"
         ) from error
+    return group
 
 
-def _store(target: str | Path) -> Any:
-    """A local path as it is; a URL as an object store."""
-    if isinstance(target, Path):
-        return str(target)
-    from obstore.store import from_url
-    from zarr.storage import ObjectStore
+class _Opener:
+    """Opens arrays for reading by plans, and says once which are left to Zarr."""
 
-    if not target.startswith(_SCHEMES):
-        raise InputError(f"{target}: URLs begin with {', '.join(_SCHEMES)}")
-    options: Any = {"allow_http": True} if target.startswith("http://") else {}
-    return ObjectStore(from_url(target, client_options=options), read_only=True)
+    def __init__(self, chunks: ChunkStore) -> None:
+        self._chunks = chunks
+        self._has_told = False
+
+    def __call__(self, array: Any) -> Array:
+        opened = open_array(self._chunks, array)
+        if opened is not None:
+            return opened
+        if not self._has_told:
+            self._has_told = True
+            logging.getLogger("tigon").info(
+                "%s was written by another program and is read slowly; `tigon ingest` makes an "
+                "atlas of it that is read faster",
+                self._chunks.objects.where,
+            )
+        left_to_zarr: Array = array
+        return left_to_zarr

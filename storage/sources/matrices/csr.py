@@ -1,31 +1,37 @@
-"""Matrices stored as compressed sparse rows."""
+"""Matrices stored as compressed sparse rows.
+
+Where the arrays are of a store that Tigon reads by plans, a reading is one plan for
+both of them; elsewhere they are sliced.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.errors import InputError
+from tigon.storage.reading.store import read_ranges
 from tigon.storage.sources.matrices.matrix import (
     Array,
     Lock,
     Runs,
     SparseRows,
     check_numeric,
-    joined,
     reading,
 )
 from tigon.storage.sources.matrices.offsets import Offsets, OffsetsBuilder
+from tigon.storage.sources.matrices.row_starts import RowStarts, broken
 
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class CsrMatrix:
-    """Compressed sparse rows in three arrays, read by slices.
+    """Compressed sparse rows in three arrays.
 
     Attributes
     ----------
@@ -59,25 +65,27 @@ class CsrMatrix:
         return self.dtype.itemsize + int(np.dtype(self.indices.dtype).itemsize)
 
     def read(self, start: int, stop: int) -> SparseRows:
-        with reading(self.where, start, stop), self.lock:
-            indptr = np.asarray(self.indptr[start : stop + 1], dtype=np.int64)
-            self._check_length("indptr", len(indptr), stop + 1 - start)
-            if indptr[0] < 0 or (np.diff(indptr) < 0).any():
-                raise _broken(self.where, f"indptr falls in rows {start:,} to {stop:,}")
-            first, last = int(indptr[0]), int(indptr[-1])
-            indices = np.asarray(self.indices[first:last])
-            values = np.asarray(self.values[first:last])
-        self._check_length("indices", len(indices), last - first)
-        self._check_length("data", len(values), last - first)
-        return SparseRows(indptr=indptr - first, indices=indices, values=values)
+        return self.read_runs([(start, stop)])
 
     def read_runs(self, runs: Runs) -> SparseRows:
-        return joined([self.read(start, stop) for start, stop in runs])
+        first, last = min(start for start, _ in runs), max(stop for _, stop in runs)
+        with reading(self.where, first, last), self.lock:
+            starts = [self._starts.of(start, stop) for start, stop in runs]
+            ranges = np.array([(of_run[0], of_run[-1]) for of_run in starts], np.int64)
+            indices, values = read_ranges((self.indices, self.values), ranges)
+        n_entries = int((ranges[:, 1] - ranges[:, 0]).sum())
+        self._check_length("indices", len(indices), n_entries)
+        self._check_length("data", len(values), n_entries)
+        return SparseRows(indptr=_indptr(starts), indices=indices, values=values)
+
+    @cached_property
+    def _starts(self) -> RowStarts:
+        return RowStarts(self.where, self.indptr, self.offsets)
 
     def _check_length(self, name: str, n_read: int, n_asked: int) -> None:
         # Compiled code trusts these lengths.
         if n_read != n_asked:
-            raise _broken(self.where, f"{name} gave {n_read:,} of {n_asked:,} numbers")
+            raise broken(self.where, f"{name} gave {n_read:,} of {n_asked:,} numbers")
 
     def most_entries(self, n_rows: int) -> int:
         return self.offsets.most_entries(n_rows)
@@ -103,13 +111,13 @@ def open_csr(
     indptr, indices, values = arrays
     check_numeric(np.dtype(values.dtype), where)
     if indptr.shape != (shape[0] + 1,):
-        raise _broken(
+        raise broken(
             where, f"indptr has {indptr.shape[0]:,} numbers for {shape[0]:,} rows, not one more"
         )
     offsets = _scan(where, indptr, lock)
     for name, array in (("indices", indices), ("data", values)):
         if array.shape != (offsets.n_entries,):
-            raise _broken(
+            raise broken(
                 where,
                 f"indptr ends at {offsets.n_entries:,} and {name} holds {array.shape[0]:,} entries",
             )
@@ -122,16 +130,21 @@ def _scan(where: str, indptr: Array, lock: Lock) -> Offsets:
         with reading(where, start, start + _PIECE), lock:
             piece: NDArray[np.int64] = np.asarray(indptr[start : start + _PIECE + 1], np.int64)
         if start == 0 and piece[0] != 0:
-            raise _broken(where, f"indptr begins with {piece[0]}, not with 0")
+            raise broken(where, f"indptr begins with {piece[0]}, not with 0")
         lengths = np.diff(piece)
         if (lengths < 0).any():
-            raise _broken(where, f"indptr falls after row {start + int(lengths.argmin()):,}")
+            raise broken(where, f"indptr falls after row {start + int(lengths.argmin()):,}")
         builder.add(lengths)
     return builder.build()
 
 
-def _broken(where: str, problem: str) -> InputError:
-    return InputError(
-        f"{where}: the sparse matrix contradicts itself ({problem}): the file is damaged or cut "
-        "short; write it again"
-    )
+def _indptr(starts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Entries before each row of several runs, counted from the first of them."""
+    if len(starts) == 1:
+        of_run = starts[0]
+        relative: NDArray[np.int64] = of_run - of_run[0]
+        return relative
+    lengths = np.concatenate([np.diff(of_run) for of_run in starts])
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return indptr

@@ -1,0 +1,139 @@
+"""The bodies of a plan's requests, ahead of those who decode them and within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Protocol
+
+from tigon.storage.reading.objects import Body, Objects
+from tigon.storage.reading.planning import Request
+
+
+class Bodies(Protocol):
+    """Gives each request with its body, to any number of threads, until there are no more."""
+
+    def take(self) -> tuple[Request, Body | None] | None:
+        """A request and its body (None: no such object), or None after the last."""
+        ...
+
+    def done(self, request: Request) -> None:
+        """What was taken is used and its memory free."""
+        ...
+
+    def stop(self) -> None:
+        """Give no more."""
+        ...
+
+
+def read_body(objects: Objects, request: Request) -> Body | None:
+    """The body of a request; None where there is no such object."""
+    try:
+        return objects.read(request.key, request.start, request.stop, request.known)
+    except FileNotFoundError:
+        return None
+
+
+class ReadWhenTaken:
+    """Bodies read by the thread that takes them, as from files."""
+
+    def __init__(self, objects: Objects, requests: Sequence[Request]) -> None:
+        self._objects = objects
+        self._left = deque(requests)
+
+    def take(self) -> tuple[Request, Body | None] | None:
+        try:
+            request = self._left.popleft()
+        except IndexError:
+            return None
+        return request, read_body(self._objects, request)
+
+    def done(self, request: Request) -> None:
+        """Nothing is ahead."""
+
+    def stop(self) -> None:
+        self._left.clear()
+
+
+class FetchedAhead:
+    """Bodies that other threads fetch, given in the order in which they come.
+
+    Parameters
+    ----------
+    objects
+        Where they lie.
+    requests
+        In the order of asking.
+    sizes
+        Bytes of each, or a bound.
+    fetchers
+        Threads that fetch.
+    budget_bytes
+        Bytes that may be under way or fetched and not done; one request may go
+        beyond.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        requests: Sequence[Request],
+        sizes: Sequence[int],
+        fetchers: Executor,
+        budget_bytes: int,
+    ) -> None:
+        self._objects, self._fetchers = objects, fetchers
+        self._sizes = dict(zip(map(id, requests), sizes, strict=True))
+        self._left = deque(requests)
+        self._arrived: deque[tuple[Request, Future[Body | None]]] = deque()
+        self._flying: set[Future[Body | None]] = set()
+        self._held = 0
+        self._budget = budget_bytes
+        self._changed = threading.Condition()
+        with self._changed:
+            self._ask()
+
+    def take(self) -> tuple[Request, Body | None] | None:
+        with self._changed:
+            while not self._arrived:
+                if not self._flying and not self._left:
+                    return None
+                self._changed.wait()
+            request, future = self._arrived.popleft()
+        return request, future.result()
+
+    def done(self, request: Request) -> None:
+        with self._changed:
+            self._held -= self._sizes[id(request)]
+            self._ask()
+            if not self._left:
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._left.clear()
+            flying = list(self._flying)
+            self._changed.notify_all()
+        for future in flying:
+            future.cancel()
+
+    def _ask(self) -> None:
+        """Ask for as much as the budget allows; the lock is held."""
+        while self._left:
+            size = self._sizes[id(self._left[0])]
+            if self._held and self._held + size > self._budget:
+                return
+            request = self._left.popleft()
+            self._held += size
+            future = self._fetchers.submit(read_body, self._objects, request)
+            self._flying.add(future)
+            future.add_done_callback(partial(self._arrive, request))
+
+    def _arrive(self, request: Request, future: Future[Body | None]) -> None:
+        with self._changed:
+            self._flying.discard(future)
+            if not future.cancelled():
+                self._arrived.append((request, future))
+            self._changed.notify_all()

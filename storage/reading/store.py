@@ -1,0 +1,163 @@
+"""The arrays of one store that Tigon reads itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.storage.errors import InputError
+from tigon.storage.reading.executing import execute
+from tigon.storage.reading.indexes import ShardIndexes
+from tigon.storage.reading.layout import ArrayLayout, parse_layout
+from tigon.storage.reading.objects import Objects
+from tigon.storage.reading.planning import Plan, cut, make_plan, needed_shards
+from tigon.storage.reading.sharing import DECODERS, available_cpus
+
+if TYPE_CHECKING:
+    import zarr
+
+
+class ChunkStore:
+    """Plans and carries out readings of the arrays of one store.
+
+    Parameters
+    ----------
+    objects
+        Where the chunks lie; closed together with this.
+
+    Notes
+    -----
+    May be used by several threads at once: they share what indexes are known, the
+    connections, and the limit of requests under way.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._indexes = ShardIndexes(objects)
+        self._n_helpers = available_cpus() - 1
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._helpers = DECODERS.acquire(self._n_helpers) if self._n_helpers else None
+
+    def plan(self, arrays: Sequence[ChunkedArray], ranges: NDArray[np.int64]) -> Plan:
+        """The requests for some ranges of several arrays of this store.
+
+        Parameters
+        ----------
+        arrays
+            Of this store.
+        ranges
+            First value of each range and the one after its last, int64, shape
+            (n_ranges, 2), in any order.
+
+        Notes
+        -----
+        Reads the indexes of shards that no plan has needed before, all at once.
+        """
+        if self._is_closed:
+            raise InputError(f"{self.objects.where} was closed: open it again to read on")
+        layouts = [array.layout for array in arrays]
+        pieces = [cut(ranges, layout.chunk) for layout in layouts]
+        self._indexes.fetch(
+            (layout, shard)
+            for layout, part in zip(layouts, pieces, strict=True)
+            if layout.shard_chunks > 1
+            for shard in needed_shards(part, layout)
+        )
+        return make_plan(
+            pieces,
+            layouts,
+            lambda array, shard: self._indexes.get(layouts[array], shard),
+            self.objects.coalescing,
+            int((ranges[:, 1] - ranges[:, 0]).sum()),
+        )
+
+    def execute(self, plan: Plan, arrays: Sequence[ChunkedArray]) -> list[NDArray[Any]]:
+        """The values of a plan made for these arrays, here or by another process."""
+        layouts = [array.layout for array in arrays]
+        return execute(plan, layouts, self.objects, self._helpers, self._n_helpers)
+
+    def close(self) -> None:
+        """End threads and connections that nobody else uses."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        if self._helpers is not None:
+            DECODERS.release(self._n_helpers)
+        self.objects.close()
+
+
+@dataclass(frozen=True)
+class ChunkedArray:
+    """A one-dimensional array of a store, read by slices, or with others by ranges.
+
+    Attributes
+    ----------
+    store
+        The store.
+    layout
+        Where its values are.
+    """
+
+    store: ChunkStore
+    layout: ArrayLayout
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.layout.length,)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.layout.dtype
+
+    @property
+    def chunks(self) -> tuple[int]:
+        """Values per chunk."""
+        return (self.layout.chunk,)
+
+    def __getitem__(self, selection: slice) -> NDArray[Any]:
+        start, stop, step = selection.indices(self.layout.length)
+        if step != 1:
+            raise IndexError(f"step {step}: arrays are read by runs of values")
+        return read_ranges([self], np.array([[start, max(start, stop)]]))[0]
+
+
+def open_array(store: ChunkStore, array: zarr.Array[Any]) -> ChunkedArray | None:
+    """An array of Zarr as one that is read by plans; None where it is left to Zarr."""
+    layout = parse_layout(array)
+    return None if layout is None else ChunkedArray(store, layout)
+
+
+def read_ranges(arrays: Sequence[Any], ranges: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """Ranges of several arrays of the same length, one range after another.
+
+    Parameters
+    ----------
+    arrays
+        Read by one plan where they are of one :class:`ChunkStore`, else by slices.
+    ranges
+        First value of each range and the one after its last, int64, shape
+        (n_ranges, 2), in any order.
+
+    Returns
+    -------
+    list of arrays
+        Of each array all its ranges, in its own type; fewer values where a slice of
+        an array gave fewer.
+    """
+    stores = {id(array.store) for array in arrays if isinstance(array, ChunkedArray)}
+    if len(stores) == 1 and all(isinstance(array, ChunkedArray) for array in arrays):
+        store: ChunkStore = arrays[0].store
+        return store.execute(store.plan(arrays, ranges), arrays)
+    return [_slices(array, ranges) for array in arrays]
+
+
+def _slices(array: Any, ranges: NDArray[np.int64]) -> NDArray[Any]:
+    slices = [np.asarray(array[start:stop]) for start, stop in ranges.tolist()]
+    return slices[0] if len(slices) == 1 else np.concatenate(slices)
