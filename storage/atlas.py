@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
 from tigon.storage.part import Part, read_of_parts
+from tigon.storage.progress import Progress, silent
 from tigon.storage.sources.matrices.matrix import SparseRows, joined
 from tigon.storage.sources.source import Labels
 
 if TYPE_CHECKING:
+    import dask.array
     import pandas as pd
+    from anndata import AnnData
 
     from tigon.storage.minibatches.minibatches import MiniBatches
+    from tigon.storage.views.columns import Columns
 
 
 class Atlas:
@@ -208,6 +213,121 @@ class Atlas:
         from tigon.storage.minibatches.minibatches import MiniBatches
 
         return MiniBatches(self, batch_size, **options)
+
+    @cached_property
+    def obs_columns(self) -> Columns:
+        """Columns of ``obs`` by name; one of an atlas of Tigon's is read without the others."""
+        from tigon.storage.views.columns import columns_of
+
+        return columns_of(self, "obs")
+
+    @cached_property
+    def var_columns(self) -> Columns:
+        """Columns of ``var`` by name, as :attr:`obs_columns`."""
+        from tigon.storage.views.columns import columns_of
+
+        return columns_of(self, "var")
+
+    @property
+    def shard_ends(self) -> list[int]:
+        """Cells after which the shards of one store end, to 1,024 cells; [] without shards."""
+        from tigon.storage.views.blocks import shard_ends
+
+        return shard_ends(self._parts)
+
+    def to_dask(
+        self,
+        block_cells: int | None = None,
+        *,
+        cells: Any = None,
+        genes: Any = None,
+        dtype: DTypeLike | None = np.float32,
+    ) -> dask.array.Array:
+        """Counts as a Dask array of SciPy CSR matrices, cells x genes, read when computed.
+
+        Parameters
+        ----------
+        block_cells
+            Cells of a block; None for as many as a shard of the store holds.
+        cells, genes
+            Names, positions, a mask or a slice, in the order wanted; None for all.
+        dtype
+            float32, float64, or None for counts as they are stored: narrow unsigned
+            integers, whose sums and products overflow without a word.
+
+        Raises
+        ------
+        InputError
+            A cell or gene is not there or named twice, or Dask is not installed.
+
+        Notes
+        -----
+        One pass over the chosen cells for each computation; a worker holds a block of
+        all genes for each of its threads. Tasks hold the place of the atlas and the range
+        of cells; positions that were chosen are in the graph once. Blocks of an atlas
+        that Tigon wrote are read on any worker that sees its path or URL; those of
+        other sources in this process only.
+        """
+        from tigon.storage.views.lazy_array import to_dask
+
+        return to_dask(self, block_cells, cells=cells, genes=genes, dtype=dtype)
+
+    def to_anndata(
+        self,
+        cells: Any = None,
+        genes: Any = None,
+        *,
+        backed: bool = False,
+        dtype: DTypeLike | None = np.float32,
+        memory_limit: int | None = None,
+        progress: Progress = silent,
+    ) -> AnnData:
+        """Chosen cells and genes as an AnnData.
+
+        Parameters
+        ----------
+        cells, genes
+            Names, positions, a mask or a slice, in the order wanted; None for all.
+        backed
+            Leave the counts where they are: ``X`` is the Dask array of :meth:`to_dask`.
+        dtype
+            Of the counts: float32, float64, or None for counts as they are stored.
+        memory_limit
+            Most bytes that reading may take; None for what is free.
+        progress
+            Called after every piece that is read.
+
+        Returns
+        -------
+        AnnData
+            ``X`` is a CSR matrix. ``uns["tigon"]`` tells which source measured which
+            gene: where one did not, zeros say nothing.
+
+        Raises
+        ------
+        InputError
+            A cell or gene is not there or named twice.
+        MemoryLimitError
+            The counts do not fit; the message has the sizes.
+
+        Notes
+        -----
+        One pass over the chosen cells, with about as few requests as they need; genes
+        that were not chosen are dropped as they come. Memory: 8 bytes a count above
+        zero (float32), up to an eighth more, a piece of about 64 MiB, and the table of
+        the chosen cells.
+        """
+        from tigon.storage.views.in_memory import to_anndata
+
+        return to_anndata(
+            self,
+            cells,
+            genes,
+            backed=backed,
+            dtype=dtype,
+            memory_limit=memory_limit,
+            progress=progress,
+        )
 
     def close(self) -> None:
         """Close files and remove intermediate ones."""

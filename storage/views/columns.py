@@ -1,0 +1,176 @@
+"""Columns of a table, each read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from tigon.storage.encoding import key
+from tigon.storage.errors import InputError
+from tigon.storage.sources.detect import is_url
+
+if TYPE_CHECKING:
+    from tigon.storage.atlas import Atlas
+
+
+class Columns:
+    """A table of which a column may be read without the others.
+
+    ``columns["donor"]`` reads the column; ``list(columns)`` gives the names.
+
+    Parameters
+    ----------
+    table
+        Where the columns are.
+    """
+
+    def __init__(self, table: ColumnSource) -> None:
+        self._table = table
+
+    @cached_property
+    def index(self) -> pd.Index[Any]:
+        """Names of the rows; read once."""
+        return self._table.index()
+
+    def __getitem__(self, name: str) -> pd.Series[Any]:
+        return pd.Series(self._table.values(self._stored(name)), index=self.index, name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.names())
+
+    def __len__(self) -> int:
+        return len(self._table.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table.names()
+
+    def rows(self, positions: NDArray[Any]) -> pd.DataFrame:
+        """Some rows of all columns, with the categories that are in them.
+
+        Notes
+        -----
+        One pass over the table; one whole column is in memory at a time.
+        """
+        taken = {}
+        for name in self:
+            column = pd.Series(self._table.values(name)).iloc[positions]
+            is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+            taken[name] = (
+                column.cat.remove_unused_categories() if is_categorical else column
+            ).array
+        return pd.DataFrame(taken, index=self.index[positions], columns=pd.Index(list(self)))
+
+    def _stored(self, name: str) -> str:
+        names = self._table.names()
+        for each in (name, key(name)):
+            if each in names:
+                return each
+        raise InputError(f"there is no column {name!r}: the columns are {', '.join(names)}")
+
+
+class ColumnSource(Protocol):
+    """Where columns come from."""
+
+    def names(self) -> list[str]:
+        """Names of the columns, in order."""
+        ...
+
+    def index(self) -> pd.Index[Any]:
+        """Names of the rows."""
+        ...
+
+    def values(self, name: str) -> Any:
+        """A column, as an array that pandas takes."""
+        ...
+
+
+class FrameColumns:
+    """Columns of a table that is in memory, or is loaded as a whole."""
+
+    def __init__(self, load: Callable[[], pd.DataFrame]) -> None:
+        self._load = load
+
+    def names(self) -> list[str]:
+        """Names of the columns, in order."""
+        return [str(name) for name in self._load().columns]
+
+    def index(self) -> pd.Index[Any]:
+        """Names of the rows."""
+        index: pd.Index[Any] = self._load().index
+        return index
+
+    def values(self, name: str) -> Any:
+        """A column."""
+        return self._load()[name].array
+
+
+class StoredColumns:
+    """Columns of a table in AnnData's encoding; reads the one that is asked for.
+
+    Parameters
+    ----------
+    open_group
+        Opens the group of the table.
+    where
+        The file, for messages.
+    """
+
+    def __init__(self, open_group: Callable[[], Any], where: str) -> None:
+        self._open_group, self._where = open_group, where
+
+    @cached_property
+    def _group(self) -> Any:
+        return self._open_group()
+
+    def names(self) -> list[str]:
+        """Names of the columns, in order."""
+        return [str(name) for name in self._group.attrs["column-order"]]
+
+    def index(self) -> pd.Index[Any]:
+        """Names of the rows."""
+        index: pd.Index[Any] = pd.Index(self.values(self._group.attrs["_index"]), dtype=object)
+        return index
+
+    def values(self, name: str) -> Any:
+        """A column."""
+        from anndata.io import read_elem
+
+        try:
+            return read_elem(self._group[name])
+        except Exception as error:  # whatever the codecs of the column raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{self._where}: the column {name} cannot be read ({reason}): the file is damaged "
+                "or cut short; copy or download it again"
+            ) from error
+
+
+def columns_of(atlas: Atlas, table: str) -> Columns:
+    """The columns of ``obs`` or ``var``.
+
+    Notes
+    -----
+    Those of an atlas that Tigon wrote are read one by one; other sources are opened
+    with their tables, which are then in memory.
+    """
+    path = atlas.path
+    if path is None or atlas.n_nonzeros is None:
+        return Columns(FrameColumns(lambda: getattr(atlas, table)))
+    return Columns(StoredColumns(lambda: _open_group(path)[table], f"{path}, {table}"))
+
+
+def _open_group(path: str) -> Any:
+    import zarr
+
+    if not is_url(path):
+        return zarr.open_group(str(Path(path).expanduser()), mode="r")
+    from obstore.store import from_url
+    from zarr.storage import ObjectStore
+
+    options: Any = {"allow_http": True} if path.startswith("http://") else {}
+    return zarr.open_group(ObjectStore(from_url(path, client_options=options), read_only=True))

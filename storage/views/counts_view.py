@@ -1,0 +1,141 @@
+"""Chosen cells and genes of an atlas as SciPy sparse rows, read when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy import sparse
+
+from tigon.storage.errors import InputError
+from tigon.storage.sources.matrices.matrix import SparseRows
+from tigon.storage.views.reopening import AtlasReference
+from tigon.storage.views.selection import runs_in_order
+
+_EXACT_FLOAT32 = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class CountsView:
+    """Counts of some cells and genes; a slice of rows reads them.
+
+    Attributes
+    ----------
+    atlas
+        Where they are.
+    shape
+        Cells and genes that were chosen.
+    dtype
+        Type of the counts that are given.
+    cells
+        Positions of the cells, int64, in the order of the rows; None for all.
+    genes
+        Positions of the genes, int64, in the order of the columns; None for all.
+    """
+
+    atlas: AtlasReference
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    cells: NDArray[np.int64] | None = None
+    genes: NDArray[np.int64] | None = None
+    ndim: ClassVar[int] = 2
+
+    def read(self, start: int, stop: int) -> SparseRows:
+        """Rows ``start`` to ``stop``, with columns ascending and in the type asked for.
+
+        Notes
+        -----
+        All that the rows need is asked for together. Memory: the rows with all
+        genes, and with the chosen ones.
+        """
+        atlas = self.atlas.get()
+        if self.cells is None:
+            runs = np.array([[start, stop]])
+        else:
+            runs = runs_in_order(self.cells[start:stop])
+        rows = atlas.read_runs(runs)
+        if self.genes is not None:
+            rows = _with_genes(rows, self.genes, atlas.n_genes)
+        return SparseRows(rows.indptr, rows.indices, as_type(rows.values, self.dtype))
+
+    def __getitem__(self, key: tuple[slice, slice]) -> sparse.csr_matrix[Any]:
+        start, stop, step = key[0].indices(self.shape[0])
+        assert step == 1
+        rows = self.read(start, max(start, stop))
+        block = to_csr(rows, self.shape[1])
+        all_columns = key[1].indices(self.shape[1]) == (0, self.shape[1], 1)
+        return block if all_columns else block[:, key[1]]
+
+
+def to_csr(rows: SparseRows, n_columns: int) -> sparse.csr_matrix[Any]:
+    """Sorted rows as a SciPy matrix, whose positions are int32 where they fit."""
+    wide = len(rows.indices) > np.iinfo(np.int32).max
+    positions = np.int64 if wide else np.int32
+    matrix = sparse.csr_matrix(
+        (
+            rows.values,
+            rows.indices.astype(positions, copy=False),
+            rows.indptr.astype(positions, copy=False),
+        ),
+        shape=(len(rows.indptr) - 1, n_columns),
+    )
+    # Known, so that SciPy need not look.
+    matrix.has_sorted_indices = matrix.has_canonical_format = True
+    return matrix
+
+
+def view_dtype(asked: DTypeLike | None, stored: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that counts are given in: float32, float64, or (None) as they are stored.
+
+    Raises
+    ------
+    InputError
+        Another type is asked for.
+    """
+    if asked is None:
+        return stored
+    dtype = np.dtype(asked)
+    if dtype not in (np.float32, np.float64, stored):
+        raise InputError(
+            f"dtype is {dtype}: counts are given as float32, float64 or, with None, as they are "
+            f"stored ({stored})"
+        )
+    return dtype
+
+
+def as_type(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Counts in a type of :func:`view_dtype`, exactly.
+
+    Raises
+    ------
+    InputError
+        A count has no equal in float32.
+    """
+    if dtype == np.float32 and values.dtype == np.uint32 and len(values):
+        largest = int(values.max())
+        if largest > _EXACT_FLOAT32:
+            raise InputError(
+                f"a count of {largest:,} cannot be given as float32: whole numbers are exact up "
+                f"to {_EXACT_FLOAT32:,}; ask for dtype float64, or None for them as stored"
+            )
+    return values.astype(dtype, copy=False)
+
+
+def _with_genes(rows: SparseRows, genes: NDArray[np.int64], n_genes: int) -> SparseRows:
+    """Rows with these genes alone, as columns in the order given."""
+    place = np.full(n_genes, -1, np.int32)
+    place[genes] = np.arange(len(genes), dtype=np.int32)
+    columns = place[rows.indices]
+    kept = columns >= 0
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
+    chosen = SparseRows(before[rows.indptr], columns[kept], rows.values[kept])
+    if (np.diff(genes) > 0).all():
+        return chosen
+    matrix = sparse.csr_array(
+        (chosen.values, chosen.indices, chosen.indptr), (len(chosen.indptr) - 1, len(genes))
+    )
+    matrix.has_sorted_indices = False
+    matrix.sort_indices()
+    return SparseRows(chosen.indptr, matrix.indices, matrix.data)

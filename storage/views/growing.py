@@ -1,0 +1,45 @@
+"""An array that grows at its end without being held twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST = 1 << 20
+
+
+class GrowingArray:
+    """A one-dimensional array to append to.
+
+    Parameters
+    ----------
+    dtype
+        Type of its values.
+
+    Notes
+    -----
+    Room grows by an eighth, which is how far the peak may be above what was appended:
+    the system moves the pages of large arrays rather than copy them.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._room = np.empty(_LEAST, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Add values at the end; they are cast to the type of the array."""
+        length = self._length + len(values)
+        if length > len(self._room):
+            self._room.resize(max(length, len(self._room) * 9 // 8), refcheck=False)
+        self._room[self._length : length] = values
+        self._length = length
+
+    def finish(self) -> NDArray[Any]:
+        """The array, without room to spare; nothing may be appended any more."""
+        self._room.resize(self._length, refcheck=False)
+        return self._room
