@@ -125,6 +125,17 @@ class Atlas:
             return None
         return self._parts[0].source.n_nonzeros
 
+    @property
+    def digest(self) -> str | None:
+        """Name of the counts and of their cells and genes; None where only reading would tell.
+
+        The same for the same counts in any chunks and profile that Tigon wrote; of other
+        files, a name for their present version (see ``tigon.storage.digest``).
+        """
+        from tigon.storage.digest import digest_of_parts
+
+        return digest_of_parts(self._parts)
+
     def read(self, start: int, stop: int) -> Block:
         """Cells ``start`` to ``stop``.
 
