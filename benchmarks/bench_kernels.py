@@ -31,8 +31,9 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.rescaling import factor_sizes, rescale, rescale_steps
 from tigon.scaling.inmf.state import Problem, begin_epoch, init_state
+from tigon.scaling.inmf.steps import apply_step
+from tigon.scaling.inmf.tasks import Minibatch, Solver, Version
 from tigon.scaling.inmf.tiles import DatasetTile, metagenes_of
-from tigon.scaling.inmf.training import learn
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,18 @@ def fastest(runs: dict[str, Callable[[], Any]], n_repeats: int) -> dict[str, flo
     return best
 
 
+class Resting:
+    """Starts that stay in the mini-batches' own arrays."""
+
+    @property
+    def now(self) -> Resting:
+        """Those of this epoch."""
+        return self
+
+    def write(self, start: int, H: NDArray[np.float32]) -> None:
+        """They are where they belong already."""
+
+
 class Fit:
     """Online iNMF on resident counts, some epochs in.
 
@@ -119,6 +132,7 @@ class Fit:
         self.state = init_state(self.problem, k, np.random.SeedSequence(0))
         self.batches: list[list[DatasetTile]] = data.batches(n_datasets)
         self.n_steps = 0
+        self.solver = Solver(None, Resting(), self.problem, self.config.tol)
         self.H = [np.zeros((data.batch_cells, k), np.float32) for _ in self.batches]
 
     def epoch(self) -> float:
@@ -129,14 +143,14 @@ class Fit:
 
     def step(self, i: int) -> float:
         """One mini-batch, as training takes it."""
-        sizes, H = factor_sizes(self.state.W), self.H[i]
-        H /= sizes
-        loss = learn(self.batches[i], H, self.problem, self.state, self.config, self.engine)
-        H *= sizes
+        version = Version(self.state.W, dict(enumerate(self.state.V)))
+        minibatch = Minibatch(0, self.batches[i], self.H[i])
+        found = self.solver.solve([minibatch], version, self.engine.ordered_map)
+        apply_step(self.state, self.problem, found.deltas, self.config.n_sweeps, self.engine)
         self.n_steps += 1
         if self.n_steps % rescale_steps(self.problem) == 0:
             rescale(self.state, self.problem, self.engine)
-        return loss
+        return found.loss
 
 
 def least_squares(size: Size, n_threads: int, peak: float) -> Iterator[dict]:

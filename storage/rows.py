@@ -62,16 +62,21 @@ class RowFile:
         File to create; all rows are zero until written.
     shape
         (n_rows, width).
+    keep
+        Take a file of that size that is there already as it is.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int], *, keep: bool = False) -> None:
         self.path = path
         self.shape = shape
         self._row_bytes = shape[1] * self.dtype.itemsize
+        n_bytes = shape[0] * self._row_bytes
+        if keep and path.is_file() and path.stat().st_size == n_bytes:
+            return
         with path.open("wb") as file:
-            file.truncate(shape[0] * self._row_bytes)
+            file.truncate(n_bytes)
 
     def write_at(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         """Write ``rows`` (len(positions), width) at distinct ``positions``, in any order."""

@@ -12,6 +12,15 @@ MIN_EPOCHS = 5
 MIN_STEPS = 200
 MAX_EPOCHS = 60
 
+_WHOLE = (
+    "n_components",
+    "minibatch_size",
+    "minibatches_per_task",
+    "staleness",
+    "n_sweeps",
+    "random_state",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class INMFConfig:
@@ -28,6 +37,12 @@ class INMFConfig:
         until an epoch lowers F by less than ``tol_objective``, at most 60.
     minibatch_size
         Cells per step; never more than a tenth of the cells.
+    minibatches_per_task
+        Mini-batches that are solved against one version of the metagenes and make up
+        one step; 1 is best, more give a cluster's workers enough to do.
+    staleness
+        How many steps old the metagenes may be that a mini-batch is solved against. On a
+        cluster that many tasks more are under way; 0 waits for every one.
     n_sweeps
         HALS sweeps over W and every touched V_i in a step.
     tol
@@ -45,6 +60,8 @@ class INMFConfig:
     lam: float = 5.0
     n_epochs: int | Literal["auto"] = "auto"
     minibatch_size: int = 5000
+    minibatches_per_task: int = 1
+    staleness: int = 0
     n_sweeps: int = 1
     tol: float = 1e-3
     tol_final: float = 1e-5
@@ -53,8 +70,9 @@ class INMFConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("n_components", "minibatch_size", "n_sweeps"):
+        for name in ("n_components", "minibatch_size", "minibatches_per_task", "n_sweeps"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("staleness", self.staleness, 0)
         if self.n_epochs != "auto":
             _at_least("n_epochs", self.n_epochs, 1)
         _at_least("lam", self.lam, 0)
@@ -62,7 +80,7 @@ class INMFConfig:
         self._check_tolerances()
 
     def _check_types(self) -> None:
-        for name in ("n_components", "minibatch_size", "n_sweeps", "random_state"):
+        for name in _WHOLE:
             check_whole(name, getattr(self, name))
         if self.n_epochs != "auto":
             check_whole("n_epochs", self.n_epochs, word="auto")

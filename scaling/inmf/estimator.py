@@ -50,6 +50,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         steps, until F settles).
     minibatch_size
         Cells per step, at most a tenth of the cells.
+    minibatches_per_task, staleness
+        Mini-batches that make up one step, and how many steps old the metagenes may
+        be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
     n_sweeps
         HALS sweeps over W and V per step.
     tol, tol_final
@@ -109,6 +112,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_epochs: int | Literal["auto"] = "auto",
         minibatch_size: int = 5000,
+        minibatches_per_task: int = 1,
+        staleness: int = 0,
         n_sweeps: int = 1,
         tol: float = 1e-3,
         tol_final: float = 1e-5,
@@ -123,6 +128,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.n_genes = n_genes
         self.n_epochs = n_epochs
         self.minibatch_size = minibatch_size
+        self.minibatches_per_task = minibatches_per_task
+        self.staleness = staleness
         self.n_sweeps = n_sweeps
         self.tol = tol
         self.tol_final = tol_final

@@ -13,6 +13,9 @@ import numpy as np
 
 from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
 
+Stretch = tuple[int, int]
+"""First cell of a mini-batch in the pack, and the one after its last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -26,15 +29,23 @@ class Schedule:
         Mini-batches per epoch.
     min_epochs, max_epochs
         Equal unless epochs are chosen by the objective.
+    per_task
+        Mini-batches per task, at most a tenth of them.
     """
 
     n_cells: int
     steps_per_epoch: int
     min_epochs: int
     max_epochs: int
+    per_task: int = 1
 
-    def epoch(self, number: int, seed: np.random.SeedSequence) -> list[tuple[int, int]]:
-        """Stretches (start, stop) of the pack, one a step, in order; together all cells."""
+    def tasks(self, epoch: int, seed: np.random.SeedSequence) -> list[list[Stretch]]:
+        """Stretches of the pack by task, in order; together all cells."""
+        stretches = self.epoch(epoch, seed)
+        return [stretches[i : i + self.per_task] for i in range(0, len(stretches), self.per_task)]
+
+    def epoch(self, number: int, seed: np.random.SeedSequence) -> list[Stretch]:
+        """Stretches (start, stop) of the pack, one a mini-batch; together all cells."""
         rng = np.random.default_rng(_child(seed, number))
         offset = 0 if number == 0 else int(rng.integers(self._largest))
         cuts = self._cuts(offset)
@@ -61,10 +72,11 @@ def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
     """
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
+    per_task = max(1, min(config.minibatches_per_task, steps // 10))
     if config.n_epochs != "auto":
-        return Schedule(n_cells, steps, config.n_epochs, config.n_epochs)
-    fewest = max(MIN_EPOCHS, -(-MIN_STEPS // steps))
-    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS))
+        return Schedule(n_cells, steps, config.n_epochs, config.n_epochs, per_task)
+    fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
+    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task)
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

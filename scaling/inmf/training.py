@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.step import MetageneTable, minibatch_step
-from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.inmf.rescaling import factor_sizes, rescale, rescale_steps
-from tigon.scaling.inmf.schedule import Schedule
+from tigon.scaling.inmf.rescaling import rescale, rescale_steps
+from tigon.scaling.inmf.schedule import Schedule, Stretch
+from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.steps import apply_step
-from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
+from tigon.scaling.inmf.tasks import Found, Solver, Task, Version
 from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
-from tigon.storage.rows import RowFile
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -62,7 +63,7 @@ class History:
 
 def train(
     pack: Pack,
-    starts: RowFile,
+    folder: Path,
     problem: Problem,
     state: State,
     schedule: Schedule,
@@ -77,9 +78,8 @@ def train(
     ----------
     pack, problem
         What is factorised.
-    starts
-        Loadings of every packed cell when it was last seen, times the sizes of the
-        factors, shape (n, k), zero before: where its next solution starts. Written.
+    folder
+        An existing folder, for the loadings that the next epoch starts from.
     state
         From :func:`tigon.scaling.inmf.state.init_state`; updated.
     schedule, config
@@ -94,88 +94,63 @@ def train(
     Notes
     -----
     One pass over the pack and the starts per epoch. Holds the state, mini-batches
-    in flight, and 8 k m bytes for each tile in flight.
+    in flight, and 8 k m bytes for each tile in flight; beside each task in flight the
+    metagenes that it is solved against.
     """
     history = History()
+    shape = (pack.n_cells, len(state.W))
     before = np.inf
     for epoch in range(schedule.max_epochs):
         if epoch:
             begin_epoch(state)
-        total = 0.0
-        stretches = schedule.epoch(epoch, seed)
-        # A stretch is read while others are written: no two of an epoch overlap.
-        blocks = engine.read_ahead(lambda cut: _read(pack, starts, *cut), stretches)
-        done = 0
-        for start, tiles, H in blocks:
-            # In units of the factors' sizes, which change until the cells come again.
-            sizes = factor_sizes(state.W)
-            H /= sizes
-            loss = learn(tiles, H, problem, state, config, engine)
-            H *= sizes
-            starts.write(start, H)
-            total += loss
-            n_cells = len(H)
-            done += n_cells
-            history.append(epoch, n_cells, loss / n_cells)
+        starts = Starts.of(folder, epoch, shape)
+        solver = Solver(pack, starts, problem, config.tol)
+        tasks = schedule.tasks(epoch, seed)
+        total, done = 0.0, 0
+        for found in _solved(solver, tasks, state, config.staleness, engine):
+            apply_step(state, problem, found.deltas, config.n_sweeps, engine)
+            total += found.loss
+            done += found.n_cells
+            history.append(epoch, found.n_cells, found.loss / found.n_cells)
             if len(history.step) % rescale_steps(problem) == 0:
                 rescale(state, problem, engine)
             progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=total / done)
+        starts.end()
         settled = before - total < config.tol_objective * abs(total)
         if epoch + 1 >= schedule.min_epochs and settled:
             break
         before = total
+    starts.now.path.unlink()
     return history
 
 
-def _read(
-    pack: Pack, starts: RowFile, start: int, stop: int
-) -> tuple[int, list[DatasetTile], NDArray[np.float32]]:
-    """A mini-batch: where it begins, its tiles, and where its loadings start."""
-    return start, list(cut_tiles(pack.read(start, stop))), starts.read(start, stop)
-
-
-def learn(
-    tiles: list[DatasetTile],
-    H: NDArray[np.float32],
-    problem: Problem,
+def _solved(
+    solver: Solver,
+    tasks: list[list[Stretch]],
     state: State,
-    config: INMFConfig,
+    staleness: int,
     engine: ThreadEngine,
-) -> float:
-    """One step on one mini-batch; returns its loss beforehand.
-
-    ``H`` holds where the cells' solutions start, and then these.
-    """
-    touched = sorted({tile.dataset for tile in tiles})
-    solved_against = engine.ordered_map(
-        lambda d: metagenes_of(problem, state.W, state.V, d), touched
-    )
-    metagenes = dict(zip(touched, solved_against, strict=True))
-    deltas = sum_tiles(tiles, H, metagenes, config.tol, engine)
-    del metagenes
-    loss = sum(delta.loss for delta in deltas.values())
-    apply_step(state, problem, deltas, config.n_sweeps, engine)
-    return loss
+) -> Iterator[Found]:
+    """What each task yields, in order, solved against the state ``staleness`` steps before."""
+    if staleness:
+        return engine.ordered_map(solver, _drawn(solver, tasks, state), staleness + 1)
+    return _solved_here(solver, tasks, state, engine)
 
 
-def sum_tiles(
-    tiles: list[DatasetTile],
-    H: NDArray[np.float32],
-    metagenes: dict[int, MetageneTable],
-    tol: float,
-    engine: ThreadEngine,
-) -> dict[int, TileStatistics]:
-    """Statistics of some tiles, summed by dataset in tile order; ``H`` is solved in place."""
+def _drawn(solver: Solver, tasks: list[list[Stretch]], state: State) -> Iterator[Task]:
+    """Tasks with the metagenes as they are when each is drawn."""
+    for stretches in tasks:
+        touched = np.unique(np.concatenate([solver.pack.datasets(*cut) for cut in stretches]))
+        V = {d: state.V[d].copy() for d in touched.tolist()}
+        yield Task(stretches, Version(state.W.copy(), V))
 
-    def solve(tile: DatasetTile) -> tuple[int, TileStatistics]:
-        rows = tile.cells.rows
-        H[rows], found = minibatch_step(tile.cells, metagenes[tile.dataset], tol, H[rows])
-        return tile.dataset, found
 
-    deltas: dict[int, TileStatistics] = {}
-    for dataset, statistics in engine.ordered_map(solve, tiles):
-        if dataset in deltas:
-            deltas[dataset] += statistics
-        else:
-            deltas[dataset] = statistics
-    return deltas
+def _solved_here(
+    solver: Solver, tasks: list[list[Stretch]], state: State, engine: ThreadEngine
+) -> Iterator[Found]:
+    """One task at a time, its tiles shared out, while the mini-batches after it are read."""
+    stretches = [cut for task in tasks for cut in task]
+    minibatches = engine.read_ahead(solver.read, stretches)
+    for task in tasks:
+        version = Version(state.W, dict(enumerate(state.V)))
+        yield solver.solve(islice(minibatches, len(task)), version, engine.ordered_map)

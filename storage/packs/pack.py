@@ -111,6 +111,10 @@ class Pack:
         for file in self._files.values():
             file.check_length()
 
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+        """Another process opens the files itself."""
+        return Pack, (self.folder,)
+
     @property
     def n_bytes(self) -> int:
         """Bytes of the four files."""
@@ -130,6 +134,11 @@ class Pack:
         """
         name, i = stretch
         return self._files[name].check_stretch(i)
+
+    def datasets(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Datasets of the cells ``start`` to ``stop``, shape (stop - start,)."""
+        datasets: NDArray[np.int32] = self._files["cells.bin"].read(start, stop)["dataset"].copy()
+        return datasets
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the pack, in four reads."""

@@ -1,9 +1,4 @@
-"""The one verb of execution: an ordered, windowed map of pure functions.
-
-Results come in task order, at most ``window`` tasks are in flight, and no
-result is handed over twice; so whoever folds the results gets the same bytes
-for any number of threads.
-"""
+"""The ordered map on threads of one process."""
 
 from __future__ import annotations
 
@@ -13,12 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tigon.kernels.threads import available_threads, share
+from tigon.kernels.threads import share
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-__all__ = ["ThreadEngine", "available_threads"]
 
 
 class ThreadEngine:
