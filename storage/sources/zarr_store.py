@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from tigon.storage.encoding import quiet_codecs
 from tigon.storage.errors import InputError
 from tigon.storage.reading.local import LocalObjects
 from tigon.storage.reading.policy import RequestPolicy
@@ -76,6 +77,7 @@ def _objects(target: str | Path) -> LocalObjects | RemoteObjects:
     return RemoteObjects(target, POLICY)
 
 
+@quiet_codecs()  # consolidated metadata name all of them
 def _open_group(target: str | Path, objects: LocalObjects | RemoteObjects) -> zarr.Group:
     import zarr
     from zarr.storage import ObjectStore
