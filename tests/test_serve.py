@@ -5,10 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,33 +13,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import obstore
 import pytest
-import uvicorn
 from builders import make_adata, make_counts, write_zarr
 from obstore.store import HTTPStore
+from served import served
 
 import tigon
-from tigon.serving import find_stores, listen, make_app
+from tigon.serving import find_stores, listen
 from tigon.storage import open_atlas, write_atlas
 from tigon.storage.errors import InputError
 
 SECRET = b"not for others"
-
-
-@contextmanager
-def served(folder: Path, **options: Any) -> Iterator[str]:
-    """Serve a folder from a thread; gives its address."""
-    listener = listen("127.0.0.1", 0)
-    app = make_app(folder, **options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener.socket]})
-    thread.start()
-    try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        yield listener.url
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tigon.storage.reading.store import ChunkedArray
 from tigon.storage.sources.matrices.csr import CsrMatrix
 from tigon.storage.sources.matrices.offsets import STRIDE
 
@@ -53,19 +54,12 @@ def shard_ends(parts: Sequence[Part]) -> list[int]:
     matrix = parts[0].source.matrix
     if len(parts) > 1 or not isinstance(matrix, CsrMatrix):
         return []
-    shard = _shard_entries(matrix.values)
-    if shard is None:
+    values = matrix.values
+    if not isinstance(values, ChunkedArray) or values.layout.shard_chunks == 1:
         return []
+    shard = values.layout.chunk * values.layout.shard_chunks
     before = matrix.offsets.values  # cells 0, 1024, ..., and all
     entries = np.arange(shard, matrix.offsets.n_entries, shard)
     ends = np.unique((np.searchsorted(before[:-1], entries, side="right") - 1) * STRIDE)
     n_cells = matrix.shape[0]
     return [*ends[(ends > 0) & (ends < n_cells)].tolist(), n_cells]
-
-
-def _shard_entries(values: Any) -> int | None:
-    layout = getattr(values, "layout", None)
-    if layout is not None:
-        return int(layout.chunk * layout.shard_chunks)
-    shards = getattr(values, "shards", None)
-    return None if shards is None else int(shards[0])

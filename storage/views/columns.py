@@ -173,4 +173,5 @@ def _open_group(path: str) -> Any:
     from zarr.storage import ObjectStore
 
     options: Any = {"allow_http": True} if path.startswith("http://") else {}
-    return zarr.open_group(ObjectStore(from_url(path, client_options=options), read_only=True))
+    store = ObjectStore(from_url(path, client_options=options), read_only=True)
+    return zarr.open_group(store, mode="r")
