@@ -1,8 +1,8 @@
 """The main job: cells and genes, factors, alignment, clusters, layout, run.
 
 Everything that is large lies in files: the pack and the loadings in a scratch
-folder that is removed at the end, the run in the store that is published at
-the end.
+folder that is removed at the end (a pack that is kept, in its cache), the run in
+the store that is published at the end.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
 from tigon.scaling.recording import cell_table, gene_table, versions
 from tigon.storage.errors import InputError
+from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
@@ -68,6 +69,7 @@ def integrate_atlas(
     out: Path,
     scratch: Path,
     *,
+    cache: Path | None = None,
     overwrite: bool = False,
     command: str = "",
     progress: Progress = silent,
@@ -82,6 +84,8 @@ def integrate_atlas(
         The store to publish, at the end.
     scratch
         Folder for the pack and the loadings while they are worked on.
+    cache
+        Folder where packs are kept and looked for; None to keep none.
     overwrite, command, progress
         As for :func:`tigon.integrate`.
 
@@ -96,6 +100,7 @@ def integrate_atlas(
         is left behind.
     """
     check_output(out, overwrite=overwrite)
+    packs = None if cache is None else PackCache(cache)
     plan = plan_integration(atlas, config)
     journal = Journal()
     with (
@@ -104,7 +109,7 @@ def integrate_atlas(
         closing(Scratch(scratch)) as aside,
         ThreadEngine(config.n_threads, window=plan.window) as engine,
     ):
-        stages = _Stages(atlas, config, aside.folder, engine, journal, progress)
+        stages = _Stages(atlas, config, aside.folder, packs, engine, journal, progress)
         with writing_scratch(aside, "for the pack and the loadings"):
             contents = stages.run()
         with journal.stage("writing"):
@@ -128,6 +133,7 @@ class _Stages:
         atlas: Atlas,
         config: IntegrateConfig,
         folder: Path,
+        packs: PackCache | None,
         engine: ThreadEngine,
         journal: Journal,
         progress: Progress,
@@ -135,6 +141,7 @@ class _Stages:
         self.atlas = atlas
         self.config = config
         self.folder = folder
+        self.packs = packs
         self.engine = engine
         self.journal = journal
         self.progress = progress
@@ -180,6 +187,7 @@ class _Stages:
             self.engine,
             write,
             self.progress,
+            self.packs,
         )
 
     def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
 from tigon.storage.packs.sorting import JOIN_BYTES, RUN_BYTES
-from tigon.storage.packs.writer import PackWriter
+from tigon.storage.packs.writer import PackWriter, Piece
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _most_split(statistics: Statistics) -> int:
 
 
 def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
-    """Bytes that the pack of the given genes takes on disk, or a little less."""
+    """Bytes that the pack of the given genes takes on disk at most, its description aside."""
     dtypes = pack_dtypes(statistics, genes)
     n_entries = int(statistics.n_cells_detected[genes].sum())
     if dtypes[1].itemsize == 2:
@@ -140,6 +140,20 @@ def build_pack(
     and what :func:`sorting_bytes` says.
     """
     places = pack_order(datasets.codes, seed)
+    return write_pack(atlas, datasets, statistics, genes, places, folder, engine, progress)
+
+
+def write_pack(
+    atlas: Atlas,
+    datasets: Datasets,
+    statistics: Statistics,
+    genes: NDArray[np.int64],
+    places: NDArray[np.int64],
+    folder: Path,
+    engine: ThreadEngine,
+    progress: Progress = silent,
+) -> Pack:
+    """As :func:`build_pack`, with the ``places`` of :func:`pack_order`."""
     n_buckets = max(1, -(-pack_bytes(statistics, genes) // BUCKET_BYTES))
     shape = (int((places >= 0).sum()), len(genes))
     writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
@@ -149,13 +163,19 @@ def build_pack(
         block = atlas.read(start, min(start + BLOCK_CELLS, atlas.n_cells))
         return select(block, selection, datasets.codes, statistics.totals[start:])
 
+    def in_order(fn: Callable[[int], Piece], buckets: Sequence[int]) -> Iterator[Piece]:
+        window = min(engine.window, _BUCKETS_AT_ONCE)
+        pieces = engine.ordered_map(fn, iter(buckets), window)
+        for n, piece in enumerate(pieces, 1):
+            progress("ordering cells (parts)", n, len(buckets))
+            yield piece
+
     try:
         done = 0
         for block in engine.ordered_map(rows_of, range(0, atlas.n_cells, BLOCK_CELLS)):
             writer.add(places[block.positions], block)
             done = min(done + BLOCK_CELLS, atlas.n_cells)
             progress("packing cells", done, atlas.n_cells)
-        few = partial(engine.ordered_map, window=min(engine.window, _BUCKETS_AT_ONCE))
-        return writer.finish(few, atlas=atlas.path or ", ".join(atlas.source_names))
+        return writer.finish(in_order, atlas=atlas.path or ", ".join(atlas.source_names))
     finally:
         writer.close()

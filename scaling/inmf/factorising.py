@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +16,14 @@ from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import History, train
-from tigon.scaling.packing import build_pack
+from tigon.scaling.keeping import obtain_pack
 from tigon.storage.progress import Progress, silent
-from tigon.storage.rows import RowFile
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.scaling.preparing import Prepared
     from tigon.storage import Atlas
+    from tigon.storage.packs.cache import PackCache
 
 log = logging.getLogger("tigon")
 
@@ -58,6 +59,7 @@ def factorise(
     engine: ThreadEngine,
     write: WriteCells,
     progress: Progress = silent,
+    cache: PackCache | None = None,
 ) -> Factorisation:
     """Factorise the kept cells over the selected genes.
 
@@ -66,11 +68,13 @@ def factorise(
     atlas, prepared, config
         The counts, what takes part, and the options.
     scratch
-        An existing folder; the pack is built below it.
+        An existing folder; a pack that is not kept is built below it.
     engine, progress
         Where it runs and who is told.
     write
         Called with atlas positions and final loadings, every kept cell once.
+    cache
+        Where the pack is kept and looked for; None to write it below ``scratch``.
 
     Returns
     -------
@@ -78,7 +82,8 @@ def factorise(
 
     Notes
     -----
-    One pass over the atlas, then one over the pack per epoch and one more.
+    One pass over the atlas, or over the pack where it was kept, then one over the pack
+    per epoch and one more.
     """
     order, start, epochs = np.random.SeedSequence(config.random_state).spawn(3)
     problem = prepared.problem(config.lam)
@@ -89,24 +94,24 @@ def factorise(
             config.minibatch_size,
             n_cells,
         )
-    pack = build_pack(
+    pack = obtain_pack(
         atlas,
         prepared.datasets,
         prepared.statistics,
         prepared.genes,
         scratch / "pack",
+        cache,
         engine,
         order,
         progress,
     )
     state = init_state(problem, config.n_components, start)
     schedule = plan_schedule(config, n_cells)
-    starts = RowFile(scratch / "starts", (n_cells, config.n_components))
-    history = train(pack, starts, problem, state, schedule, config, engine, epochs, progress)
-    starts.path.unlink()
-    W, V = state.W, state.V
-    del state  # A, B and their previous sums are not needed any more
-    solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)
+    with closing(pack):
+        history = train(pack, scratch, problem, state, schedule, config, engine, epochs, progress)
+        W, V = state.W, state.V
+        del state  # A, B and their previous sums are not needed any more
+        solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)
     if solution.n_unfinished:
         log.warning(
             "the loadings of %d of %d cells did not reach the tolerance %g",

@@ -43,7 +43,7 @@ _EMBED = _options_of(EmbedConfig)
 _ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
 _NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
 """Endings of ``out`` that promise another type of file."""
-_OTHERS = ("label_key", "memory_limit", "n_threads", "scratch")
+_OTHERS = ("cache", "label_key", "memory_limit", "n_threads", "scratch")
 
 
 def integrate(
@@ -93,7 +93,8 @@ def integrate(
         ``n_placing``, ``umap`` (whether to lay out), ``min_dist``,
         ``n_layout_epochs``; ``label_key`` to score against. Machine:
         ``n_threads`` (None for all processors), ``memory_limit`` ("2GiB"; None
-        for none).
+        for none), ``cache``, a folder where the streamed copy of the selected genes
+        is kept for the next call that wants the same (None to keep none).
 
     Returns
     -------
@@ -107,8 +108,10 @@ def integrate(
     Notes
     -----
     Two passes over the atlas; the selected genes are streamed from a temporary
-    copy beside ``out``. Results are the same for any ``n_threads``.
+    copy beside ``out``, or from one in ``cache``, which spares a pass where it is
+    there already. Results are the same for any ``n_threads``.
     """
+    cache = options.pop("cache", None)
     config, scratch = _configure(source, options)
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
@@ -116,7 +119,14 @@ def integrate(
     with _told_to(progress=progress) as tell:
         with _opened(source, config.opening, scratch) as atlas:
             run = integrate_atlas(
-                atlas, config, out, scratch, overwrite=overwrite, command=command, progress=tell
+                atlas,
+                config,
+                out,
+                scratch,
+                cache=None if cache is None else Path(cache),
+                overwrite=overwrite,
+                command=command,
+                progress=tell,
             )
         if report:
             from tigon.report import write_report
@@ -154,6 +164,7 @@ def plan(
     TigonError
         As for :func:`integrate`, as far as it is known without the counts.
     """
+    options.pop("cache", None)  # what a job costs without a pack that is kept
     config, scratch = _configure(source, options)
     if out is not None:
         check_outputs(Path(out), overwrite=overwrite, report=report)

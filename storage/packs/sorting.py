@@ -140,7 +140,7 @@ def join_rows(array: NDArray[Any], starts: NDArray[np.int64], stops: NDArray[np.
 
     Copies whole rows: several times as fast as an index for every entry.
     """
-    view = memoryview(array.view(np.uint8))
+    view = array.view(np.uint8).data
     size = array.itemsize
     return b"".join(
         map(view.__getitem__, map(slice, (starts * size).tolist(), (stops * size).tolist()))

@@ -69,7 +69,7 @@ def sum_of_stretch(number: int, stretch: int) -> int:
     """CRC-32 of one stretch of an open file."""
     buffer = np.empty(STRETCH_BYTES, np.uint8)
     n_read = read_at(number, buffer, stretch * STRETCH_BYTES)
-    return zlib.crc32(buffer[:n_read])
+    return zlib.crc32(buffer[:n_read].data)
 
 
 def open_to_read(path: Path) -> int:

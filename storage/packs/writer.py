@@ -8,10 +8,10 @@ buckets or threads.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,11 @@ from tigon.storage.packs.stretches import SummedFile
 _INDPTR_CELLS = 2**20
 
 
-class OrderedMap(Protocol):
-    """As ``map``; may work on several buckets at once, and gives them in order."""
+Piece = tuple[bytes, ...]
+"""Genes and counts of the cells of a bucket."""
 
-    def __call__(
-        self, fn: Callable[[int], tuple[bytes, ...]], tasks: Iterable[int], /
-    ) -> Iterator[tuple[bytes, ...]]: ...
+OrderedMap = Callable[[Callable[[int], Piece], Sequence[int]], Iterator[Piece]]
+"""As ``map``; may work on several buckets at once, and gives them in order."""
 
 
 class PackWriter:

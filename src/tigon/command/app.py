@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tigon.command.cache import cache
 from tigon.command.export import export
 from tigon.command.info import info
 from tigon.command.ingest import ingest
@@ -60,3 +61,4 @@ app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=True)(serve)
+app.add_typer(cache, name="cache")

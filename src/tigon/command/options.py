@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,6 +75,17 @@ AllowNonInteger = Annotated[
         "--allow-non-integer",
         help="Take values that are not whole numbers, such as corrected counts.",
         rich_help_panel=INPUT,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        envvar="TIGON_CACHE",
+        help="Keep the selected genes, packed for streaming, in this folder, and use what is "
+        "there already. May be shared; see `tigon cache`.",
+        show_default="removed at the end",
+        rich_help_panel=MACHINE,
     ),
 ]
 Overwrite = Annotated[
