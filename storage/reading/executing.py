@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.reading.codecs import BadChunk
-from tigon.storage.reading.fetching import Bodies, FetchedAhead, ReadWhenTaken, read_body
+from tigon.storage.reading.fetching import (
+    Bodies,
+    FetchedAhead,
+    ReadWhenTaken,
+    read_body,
+    undamaged,
+)
 from tigon.storage.reading.layout import ArrayLayout
 from tigon.storage.reading.objects import Body, Objects
 from tigon.storage.reading.planning import Pieces, Plan, Request, StoredChunk
@@ -164,13 +170,17 @@ def _decode(part: _Part, chunk: StoredChunk, body: Body, start: int) -> None:
 
 
 def _decode_again(part: _Part, request: Request, chunk: StoredChunk, objects: Objects) -> None:
-    """Fetch a damaged chunk once more: it may have suffered on the way."""
+    """Fetch a damaged chunk anew."""
     alone = Request(request.array, request.key, chunk.start, chunk.stop, (chunk,), request.known)
-    body = read_body(objects, alone)
-    try:
+
+    def attempt() -> None:
+        body = read_body(objects, alone)
         if body is None:
             raise BadChunk("its object is gone")
         _decode(part, chunk, body, chunk.start)
+
+    try:
+        undamaged(attempt)
     except BadChunk as error:
         raise BadChunk(
             f"chunk {chunk.number:,} of {part.layout.name}, in {request.key}, is corrupt: {error}"

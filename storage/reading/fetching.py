@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from tigon.storage.reading.codecs import BadChunk
 from tigon.storage.reading.objects import Body, Objects
 from tigon.storage.reading.planning import Request
+
+Result = TypeVar("Result")
 
 
 class Bodies(Protocol):
@@ -35,6 +38,22 @@ def read_body(objects: Objects, request: Request) -> Body | None:
         return objects.read(request.key, request.start, request.stop, request.known)
     except FileNotFoundError:
         return None
+
+
+def undamaged(attempt: Callable[[], Result]) -> Result:
+    """What ``attempt`` gives; it is repeated twice, since bytes may suffer on their way.
+
+    Raises
+    ------
+    BadChunk
+        They are damaged every time, so where they come from.
+    """
+    for _ in range(2):
+        try:
+            return attempt()
+        except BadChunk:
+            continue
+    return attempt()
 
 
 class ReadWhenTaken:

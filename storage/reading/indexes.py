@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tigon.storage.reading.caching import BoundedCache
 from tigon.storage.reading.codecs import BadChunk
+from tigon.storage.reading.fetching import undamaged
 from tigon.storage.reading.layout import ArrayLayout
 from tigon.storage.reading.objects import Body, Objects
 from tigon.storage.reading.planning import ShardIndex
@@ -49,10 +50,7 @@ def _size(index: ShardIndex | None) -> int:
 
 def _read_index(objects: Objects, layout: ArrayLayout, key: str) -> ShardIndex | None:
     try:
-        try:
-            return _decoded(layout, _fetch(objects, layout, key))
-        except BadChunk:  # it may have suffered on the way
-            return _decoded(layout, _fetch(objects, layout, key))
+        return undamaged(lambda: _decoded(layout, _fetch(objects, layout, key)))
     except FileNotFoundError:
         return None
     except BadChunk as error:

@@ -141,7 +141,7 @@ class RemoteObjects:
                 break
             time.sleep(pause * random.uniform(0.5, 1.0))
         raise InputError(
-            f"{self.where}: the server cuts {key} short, however often it is asked: the atlas is "
+            f"{self.where}: {key} comes cut short, however often it is asked for: the atlas is "
             "damaged there; copy it there again"
         )
 
