@@ -17,6 +17,7 @@ from tigon.storage.minibatches.plan import Plan
 from tigon.storage.minibatches.portable import PortableMiniBatches
 from tigon.storage.minibatches.strata import choose_strata
 from tigon.storage.minibatches.stream import PIECE_CELLS, Reader
+from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -142,23 +143,14 @@ class MiniBatches:
         self._epoch, self._step = self._epoch + 1, 0
 
     def portable(self) -> PortableMiniBatches:
-        """The mini-batches as an object that pickles and reads in any process.
+        """The mini-batches as an object that reads in any process it is sent to.
 
-        Raises
-        ------
-        InputError
-            The atlas is a list of sources or in memory.
+        Pickling it refuses atlases that Tigon did not write: a list of sources, say.
         """
-        return PortableMiniBatches.of(self._reader.atlas, self.plan, self._reader.genes)
+        return PortableMiniBatches(reference(self._reader.atlas), self.plan, self._reader.genes)
 
     def delayed(self, epoch: int) -> list[Delayed]:
-        """The mini-batches of an epoch as Dask tasks, one for each step.
-
-        Raises
-        ------
-        InputError
-            The atlas is a list of sources or in memory.
-        """
+        """The mini-batches of an epoch as Dask tasks, one for each step."""
         from tigon.storage.minibatches.tasks import delayed_batches
 
         return delayed_batches(self.portable(), epoch)
@@ -179,7 +171,7 @@ class MiniBatches:
         """
         from tigon.storage.minibatches.torch import shared
 
-        return shared(self, self.portable() if self._reader.atlas.path else None, layout)
+        return shared(self, self.portable(), layout)
 
     def state_dict(self) -> dict[str, int | str]:
         """Where the iteration stands: the epoch and the step that come next."""

@@ -2,65 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tigon.storage.errors import InputError
 from tigon.storage.minibatches.batch import MiniBatch
 from tigon.storage.minibatches.genes import Genes
 from tigon.storage.minibatches.plan import Plan
 from tigon.storage.minibatches.stream import Reader
-from tigon.storage.opening import open_atlas
-
-if TYPE_CHECKING:
-    from tigon.storage.atlas import Atlas
-
-_PROBE_CELLS = 16
+from tigon.storage.views.reopening import AtlasReference
 
 
 @dataclass(frozen=True, eq=False)
 class PortableMiniBatches:
-    """A plan and where its cells are; pickles, and reads in any process.
+    """A plan and where its cells are; reads in any process that it is sent to.
 
     Attributes
     ----------
-    path
-        Path or URL of the atlas. A process opens it once, and keeps it open.
-    probe
-        What tells the atlas from another at the same place.
+    atlas
+        How a process gets at the atlas. Of atlases that Tigon wrote each process opens
+        its own, once; others cannot be sent, and pickling refuses.
     plan
         Which cells are in which mini-batch.
     genes
         Those kept; None for all.
     """
 
-    path: str
-    probe: str
+    atlas: AtlasReference
     plan: Plan
     genes: Genes | None
-
-    @classmethod
-    def of(cls, atlas: Atlas, plan: Plan, genes: Genes | None) -> PortableMiniBatches:
-        """The mini-batches of an open atlas.
-
-        Raises
-        ------
-        InputError
-            The atlas is not in one place that can be opened again.
-        """
-        if atlas.path is None:
-            raise InputError(
-                "the atlas is a list of sources or in memory: other processes cannot open it; "
-                "write it as one atlas with tigon ingest first"
-            )
-        is_url = "://" in atlas.path
-        path = atlas.path if is_url else os.path.abspath(atlas.path)  # noqa: PTH100
-        return cls(path, _probe(atlas), plan, genes)
 
     def reader(self) -> Reader:
         """Reads windows of the plan in this process.
@@ -68,17 +36,9 @@ class PortableMiniBatches:
         Raises
         ------
         InputError
-            There is another atlas at the path than there was, or it was opened with
-            options (a layer, say) that a worker does not know.
+            The atlas is no longer what it was when the mini-batches were planned.
         """
-        # By process: what a fork inherits must not be used.
-        atlas, probe = _opened(self.path, os.getpid())
-        if probe != self.probe:
-            raise InputError(
-                f"{self.path}: opened again it holds other counts: it changed, or it was opened "
-                "with options; write it as an atlas with tigon ingest and open that"
-            )
-        return Reader(atlas, self.genes)
+        return Reader(self.atlas.get(), self.genes)
 
     def read(self, step: int, epoch: int = 0) -> MiniBatch:
         """One mini-batch.
@@ -95,20 +55,3 @@ class PortableMiniBatches:
     def read_window(self, epoch: int, number: int) -> list[MiniBatch]:
         """All mini-batches of a window."""
         return self.reader().read(self.plan.window(epoch, number))
-
-
-@lru_cache(maxsize=4)
-def _opened(path: str, process: int) -> tuple[Atlas, str]:
-    atlas = open_atlas(path)
-    return atlas, _probe(atlas)
-
-
-def _probe(atlas: Atlas) -> str:
-    """A name for the atlas: shape, types, sources and the counts of a few cells."""
-    known = (atlas.shape, atlas.values_dtype.str, atlas.source_names, atlas.n_nonzeros)
-    digest = hashlib.blake2b(repr(known).encode(), digest_size=16)
-    first = np.unique(np.linspace(0, atlas.n_cells - 1, _PROBE_CELLS, dtype=np.int64))
-    rows = atlas.read_runs(np.stack([first, first + 1], axis=1))
-    for array in (rows.indptr, rows.indices, rows.values):
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -28,12 +29,12 @@ def delayed_batches(portable: PortableMiniBatches, epoch: int) -> list[Delayed]:
     from dask.delayed import delayed
 
     plan = portable.plan
-    name = f"{plan.fingerprint()}-{portable.probe}"
+    name = uuid4().hex
     source = delayed(portable, name=f"minibatches-{name}", traverse=False)
     read = delayed(type(portable).read_window, pure=False)
     found = []
     for number in range(plan.n_windows):
         n_steps = min(plan.window_steps, plan.n_steps - number * plan.window_steps)
-        window = read(source, epoch, number, dask_key_name=f"window-{name}-{epoch}-{number}")
+        window = read(source, epoch, number, dask_key_name=f"window-{name}-{number}")
         found += [window[place] for place in range(n_steps)]
     return found

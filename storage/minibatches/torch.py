@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -40,7 +41,7 @@ def to_torch(batch: MiniBatch, layout: Layout, device: Any = None) -> Any:
 
 def shared(
     local: MiniBatches | None,
-    portable: PortableMiniBatches | None,
+    portable: PortableMiniBatches,
     layout: Layout,
     epoch: Any = None,
 ) -> SharedMiniBatches:
@@ -51,7 +52,7 @@ def shared(
     local
         Read from where no workers are; None in a worker.
     portable
-        What workers read from; None where the atlas cannot be opened again.
+        What workers read from.
     layout
         Of the tensors.
     epoch
@@ -79,7 +80,7 @@ class SharedMiniBatches:
     def __init__(
         self,
         local: MiniBatches | None,
-        portable: PortableMiniBatches | None,
+        portable: PortableMiniBatches,
         layout: Layout,
         epoch: Any,
     ) -> None:
@@ -92,8 +93,7 @@ class SharedMiniBatches:
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        plan = self._local.plan if self._local is not None else self._in_worker().plan
-        return plan.n_steps
+        return self._portable.plan.n_steps
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         import torch
@@ -107,7 +107,7 @@ class SharedMiniBatches:
             }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return shared, (None, self._in_worker(), self._layout, self._epoch)
+        return shared, (None, self._portable, self._layout, self._epoch)
 
     def _batches(self) -> Iterator[MiniBatch]:
         from torch.utils.data import get_worker_info
@@ -115,15 +115,12 @@ class SharedMiniBatches:
         epoch, worker = int(self._epoch[0]), get_worker_info()
         if worker is None and self._local is not None:
             return self._local.epoch(epoch)
-        portable = self._in_worker()
+        if worker is not None:
+            # What cannot be sent must not be used by a fork either: this refuses it.
+            pickle.dumps(self._portable.atlas)
         part = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        windows = portable.plan.windows(epoch, 0, part)
-        return portable.reader().stream(windows, pieces_ahead=0)
-
-    def _in_worker(self) -> PortableMiniBatches:
-        if self._portable is None:
-            raise ValueError("the atlas cannot be opened by workers: use num_workers=0")
-        return self._portable
+        windows = self._portable.plan.windows(epoch, 0, part)
+        return self._portable.reader().stream(windows, pieces_ahead=0)
 
 
 @lru_cache(maxsize=1)
