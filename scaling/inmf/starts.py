@@ -41,10 +41,11 @@ class Starts:
             return np.zeros((stop - start, self.now.shape[1]), np.float32)
         return self.before.read(start, stop)
 
-    def end(self) -> None:
-        """Remove what is not needed after this epoch."""
-        if self.before is not None:
-            self.before.path.unlink(missing_ok=True)
+    def end(self, *, finished: bool) -> None:
+        """Remove what is not needed after this epoch: everything after the last one."""
+        for file in (self.before, self.now if finished else None):
+            if file is not None:
+                file.path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, epoch: int) -> Path:

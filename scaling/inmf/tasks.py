@@ -147,7 +147,7 @@ class Solver:
         new = sorted({tile.dataset for tile in minibatch.tiles} - known.keys())
 
         def table(d: int) -> MetageneTable:
-            return metagenes_of(self.problem, version.W, version.V[d], d)
+            return metagenes_of(self.problem, version.W, version.V, d)
 
         return dict(zip(new, spread(table, new), strict=True))
 

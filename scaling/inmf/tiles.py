@@ -51,7 +51,7 @@ def metagenes_of(
     problem
         Masks, scales and lambda.
     W, V
-        Metagenes, float32, shapes (k, m) and (d, k, m).
+        Metagenes, float32, shapes (k, m) and, for each dataset, (k, m).
     dataset
         Its number.
     """

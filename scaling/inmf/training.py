@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.rescaling import rescale, rescale_steps
 from tigon.scaling.inmf.schedule import Schedule, Stretch
 from tigon.scaling.inmf.starts import Starts
@@ -25,42 +25,6 @@ if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """One entry a step, in equally long lists.
-
-    Attributes
-    ----------
-    epoch, step
-        Counted from 0.
-    n_seen
-        Cells seen so far, over all epochs.
-    loss
-        The mini-batch's share of F before it was learnt from, per cell.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    step: list[int] = field(default_factory=list)
-    n_seen: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-
-    def append(self, epoch: int, n_cells: int, loss: float) -> None:
-        """Add a step of ``n_cells`` whose cells had a mean loss of ``loss``."""
-        self.epoch.append(epoch)
-        self.step.append(len(self.step))
-        self.n_seen.append(n_cells + (self.n_seen[-1] if self.n_seen else 0))
-        self.loss.append(loss)
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """The four columns as arrays, by name."""
-        return {
-            "epoch": np.asarray(self.epoch),
-            "step": np.asarray(self.step),
-            "n_seen": np.asarray(self.n_seen),
-            "loss": np.asarray(self.loss),
-        }
-
-
 def train(
     pack: Pack,
     folder: Path,
@@ -71,8 +35,9 @@ def train(
     engine: ThreadEngine,
     seed: np.random.SeedSequence,
     progress: Progress = silent,
-) -> History:
-    """Run the epochs, updating ``state`` in place.
+    checkpoints: Checkpoints | None = None,
+) -> tuple[State, History]:
+    """Run the epochs.
 
     Parameters
     ----------
@@ -81,15 +46,21 @@ def train(
     folder
         An existing folder, for the loadings that the next epoch starts from.
     state
-        From :func:`tigon.scaling.inmf.state.init_state`; updated.
+        From :func:`tigon.scaling.inmf.state.init_state`; updated in place, unless there
+        is a checkpoint to go on from.
     schedule, config
         The plan and the options.
     engine, seed, progress
         Where it runs, the order of mini-batches, and who is told.
+    checkpoints
+        Where the fit is kept and goes on from; None to keep nothing.
 
     Returns
     -------
-    History
+    state
+        The last one.
+    history
+        The steps.
 
     Notes
     -----
@@ -97,52 +68,77 @@ def train(
     in flight, and 8 k m bytes for each tile in flight; beside each task in flight the
     metagenes that it is solved against.
     """
-    history = History()
+    known = checkpoints.load() if checkpoints else None
+    state, at = known or (state, Position())
     shape = (pack.n_cells, len(state.W))
-    before = np.inf
-    for epoch in range(schedule.max_epochs):
-        if epoch:
+    while not at.finished:
+        starts = Starts.of(folder, at.epoch, shape)
+        if at.epoch and not at.n_done and not at.flying:
             begin_epoch(state)
-        starts = Starts.of(folder, epoch, shape)
         solver = Solver(pack, starts, problem, config.tol)
-        tasks = schedule.tasks(epoch, seed)
-        total, done = 0.0, 0
-        for found in _solved(solver, tasks, state, config.staleness, engine):
-            apply_step(state, problem, found.deltas, config.n_sweeps, engine)
-            total += found.loss
-            done += found.n_cells
-            history.append(epoch, found.n_cells, found.loss / found.n_cells)
-            if len(history.step) % rescale_steps(problem) == 0:
-                rescale(state, problem, engine)
-            progress(f"epoch {epoch + 1}", done, pack.n_cells, loss=total / done)
-        starts.end()
-        settled = before - total < config.tol_objective * abs(total)
-        if epoch + 1 >= schedule.min_epochs and settled:
-            break
-        before = total
-    starts.now.path.unlink()
-    return history
+        tasks = schedule.tasks(at.epoch, seed)[at.n_done :]
+        for found in _solved(solver, tasks, state, at.flying, config.staleness, engine):
+            _take_in(found, state, problem, at, config, engine)
+            progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
+            if checkpoints and checkpoints.due():
+                checkpoints.save(state, at)
+        settled = at.before - at.total < config.tol_objective * abs(at.total)
+        done = at.epoch + 1
+        finished = done == schedule.max_epochs or (done >= schedule.min_epochs and settled)
+        at = Position(done, before=at.total, history=at.history, finished=finished)
+        if checkpoints:
+            checkpoints.save(state, at)
+        # Until now a job that goes on from the checkpoint before would have read them.
+        starts.end(finished=finished)
+    return state, at.history
+
+
+def _take_in(
+    found: Found,
+    state: State,
+    problem: Problem,
+    at: Position,
+    config: INMFConfig,
+    engine: ThreadEngine,
+) -> None:
+    """One step."""
+    apply_step(state, problem, found.deltas, config.n_sweeps, engine)
+    at.n_done += 1
+    at.total += found.loss
+    at.n_cells += found.n_cells
+    at.history.append(at.epoch, found.n_cells, found.loss / found.n_cells)
+    if len(at.history.step) % rescale_steps(problem) == 0:
+        rescale(state, problem, engine)
 
 
 def _solved(
     solver: Solver,
     tasks: list[list[Stretch]],
     state: State,
+    flying: list[Task],
     staleness: int,
     engine: ThreadEngine,
 ) -> Iterator[Found]:
     """What each task yields, in order, solved against the state ``staleness`` steps before."""
-    if staleness:
-        return engine.ordered_map(solver, _drawn(solver, tasks, state), staleness + 1)
-    return _solved_here(solver, tasks, state, engine)
+    if not staleness:
+        yield from _solved_here(solver, tasks, state, engine)
+        return
+    for found in engine.ordered_map(solver, _drawn(solver, tasks, state, flying), staleness + 1):
+        flying.pop(0)
+        yield found
 
 
-def _drawn(solver: Solver, tasks: list[list[Stretch]], state: State) -> Iterator[Task]:
-    """Tasks with the metagenes as they are when each is drawn."""
-    for stretches in tasks:
+def _drawn(
+    solver: Solver, tasks: list[list[Stretch]], state: State, flying: list[Task]
+) -> Iterator[Task]:
+    """Tasks with the metagenes as they are when each is drawn; first those that were before."""
+    before, rest = list(flying), tasks[len(flying) :]
+    yield from before
+    for stretches in rest:
         touched = np.unique(np.concatenate([solver.pack.datasets(*cut) for cut in stretches]))
         V = {d: state.V[d].copy() for d in touched.tolist()}
-        yield Task(stretches, Version(state.W.copy(), V))
+        flying.append(Task(stretches, Version(state.W.copy(), V)))
+        yield flying[-1]
 
 
 def _solved_here(
