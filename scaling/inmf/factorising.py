@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, init_state
-from tigon.scaling.inmf.training import History, train
+from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import obtain_pack
 from tigon.storage.progress import Progress, silent
 
@@ -108,7 +109,9 @@ def factorise(
     state = init_state(problem, config.n_components, start)
     schedule = plan_schedule(config, n_cells)
     with closing(pack):
-        history = train(pack, scratch, problem, state, schedule, config, engine, epochs, progress)
+        state, history = train(
+            pack, scratch, problem, state, schedule, config, engine, epochs, progress
+        )
         W, V = state.W, state.V
         del state  # A, B and their previous sums are not needed any more
         solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)
