@@ -18,6 +18,7 @@ from tigon.storage.runs.write import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray
     import zarr
     from anndata import AnnData
 
@@ -226,6 +227,31 @@ class Run:
         import anndata
 
         return anndata.read_zarr(self.path)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Matrices, statistics and tables under the names of cells, genes and datasets.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``W`` (factor, gene), ``V`` (dataset, factor, gene), the loadings ``H`` and
+            ``H_aligned`` (cell, factor), other matrices of cells under their own names,
+            the statistics ``A``, ``B``, ``n_cells`` and those by gene, and ``objective``.
+            Columns of ``obs`` and ``var`` are coordinates, as ``obs_tigon_cluster``.
+
+        Raises
+        ------
+        InputError
+            xarray is not installed.
+
+        Notes
+        -----
+        Where Dask is installed only names are read, and all else when it is computed,
+        by shards of about 16 MiB; without Dask everything is read now.
+        """
+        from tigon.storage.views.labelled import to_xarray
+
+        return to_xarray(self)
 
     def __repr__(self) -> str:
         cells, k = self.loadings.shape
