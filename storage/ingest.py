@@ -24,7 +24,7 @@ from tigon.storage import layout
 from tigon.storage.atlas import Atlas
 from tigon.storage.counts import index_dtype
 from tigon.storage.digest import ContentDigest
-from tigon.storage.encoding import ANNDATA, CSR, DICT, key, quiet_writers
+from tigon.storage.encoding import ANNDATA, CSR, DICT, key, quiet_codecs, quiet_writers
 from tigon.storage.errors import InputError
 from tigon.storage.ingest_plan import IngestPlan, plan_ingest
 from tigon.storage.layout import Profile
@@ -168,7 +168,7 @@ def _write_store(
             writer.add(piece)
             progress("writing cells", piece.start + piece.n_cells, atlas.n_cells)
         writer.finish()
-    with quiet_writers():
+    with quiet_writers(), quiet_codecs():
         _write_tables(root, atlas)
         # What lets a reader open the store comes last.
         root.attrs.update(ANNDATA)

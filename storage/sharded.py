@@ -112,7 +112,8 @@ class ShardedArray:
         n_written = self.finish()
         narrow_folder = self._folder.with_name(f"{self._name}.narrow")
         self._folder.rename(narrow_folder)
-        narrow = zarr.open_array(str(narrow_folder), mode="r")
+        with quiet_codecs():
+            narrow = zarr.open_array(str(narrow_folder), mode="r")
         self._begin(dtype)
         shard = self._chunk * self._shard_chunks
         for start in range(0, n_written, shard):

@@ -43,8 +43,7 @@ def cell_totals(rows: SparseRows) -> NDArray[np.float64]:
     lengths = np.diff(rows.indptr)
     if rows.values.dtype.kind == "f":
         of_rows = np.repeat(np.arange(n_rows), lengths)
-        totals: NDArray[np.float64] = np.bincount(of_rows, rows.values, minlength=n_rows)
-        return totals
+        return np.bincount(of_rows, rows.values, minlength=n_rows).astype(np.float64)
     totals = np.zeros(n_rows)
     filled = np.flatnonzero(lengths)
     if len(filled):
@@ -93,7 +92,8 @@ class TileSums:
                 np.add.at(total, genes, part)
             np.add.at(cells, genes, 1)
             return
-        sums = [np.bincount(genes, part, self._n_genes) for part in entries]
+        # Of no entries, NumPy returns whole numbers.
+        sums = [np.bincount(genes, part, self._n_genes).astype(np.float64) for part in entries]
         self.by_source[source] = (*sums, np.bincount(genes, minlength=self._n_genes))
 
 
