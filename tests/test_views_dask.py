@@ -22,7 +22,6 @@ N_CELLS, N_GENES = 9000, 30
 SHARD = 8 * 1024
 """Entries of a shard."""
 
-needs_digest = pytest.mark.skipif(not hasattr(Atlas, "digest"), reason="atlases have no digest")
 dask_array = pytest.importorskip("dask.array")
 
 
@@ -169,7 +168,6 @@ def test_an_anndata_whose_counts_stay_where_they_are(
     assert (part.X != eager[10:20].X).nnz == 0
 
 
-@needs_digest
 def test_names_are_those_of_the_content(path: Path) -> None:
     with open_atlas(path) as one, open_atlas(path) as other:
         assert one.to_dask(500).name == other.to_dask(500).name
@@ -177,7 +175,6 @@ def test_names_are_those_of_the_content(path: Path) -> None:
         assert one.to_dask(cells=[1, 2]).name != one.to_dask(cells=[2, 1]).name
 
 
-@needs_digest
 def test_an_atlas_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "atlas.zarr"
     write_atlas(open_atlas(make_adata(make_counts(seed=1))), path).close()

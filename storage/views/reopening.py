@@ -87,13 +87,13 @@ def reference(atlas: Atlas) -> AtlasReference:
     if path is None or atlas.n_nonzeros is None:
         return Held(atlas)
     where = path if "://" in path else str(Path(path).expanduser().absolute())
-    return Place(where, _digest(atlas), atlas.shape)
+    return Place(where, atlas.digest, atlas.shape)
 
 
 @lru_cache(maxsize=_KEPT)
 def _opened(place: Place, process: int) -> Atlas:
     atlas = open_atlas(place.path)
-    found: Any = (_digest(atlas), atlas.shape)
+    found: Any = (atlas.digest, atlas.shape)
     if found != (place.digest, place.shape):
         atlas.close()
         raise InputError(
@@ -101,7 +101,3 @@ def _opened(place: Place, process: int) -> Atlas:
             f"({atlas.n_cells:,} x {atlas.n_genes:,}, digest {found[0]}): plan it again"
         )
     return atlas
-
-
-def _digest(atlas: Atlas) -> str | None:
-    return getattr(atlas, "digest", None)
