@@ -105,7 +105,7 @@ def obtain_pack(
 
 
 def _digest(atlas: Atlas) -> str | None:
-    digest: str | None = getattr(atlas, "digest", None)
+    digest = atlas.digest
     if digest is None:
         log.warning(
             "the pack is not kept: whether %s has changed since cannot be told; "

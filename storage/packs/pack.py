@@ -7,7 +7,8 @@ A folder of flat little-endian files, derived and disposable:
 - ``genes.bin``, ``counts.bin``: one entry a non-zero, in the dtypes that
   ``pack.json`` names, 4 bytes together as a rule. A gene may stand several times
   in a row and then has the sum (:mod:`tigon.storage.packs.escape`);
-- ``pack.json``: shapes, dtypes, checksums by stretch; written last.
+- ``pack.json``: a line of shapes, dtypes and checksums by stretch, and a line with
+  its own checksum; written last.
 
 Flat files rather than Zarr: a mini-batch is four contiguous reads at the speed
 of the page cache, and nothing is decoded.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ class Pack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            told = json.loads((folder / "pack.json").read_text())
+            told = read_description(folder / "pack.json")
             if told["format"] != FORMAT:
                 raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
             self.n_cells, self.n_genes = int(told["n_cells"]), int(told["n_genes"])
@@ -160,6 +162,27 @@ class Pack:
             genes,
             self._files["counts.bin"].read(first, last),
         )
+
+
+def write_description(path: Path, told: dict[str, Any]) -> None:
+    """Write what a pack is, and on a second line the checksum of that."""
+    line = json.dumps(told)
+    path.write_text(f"{line}\n{zlib.crc32(line.encode())}\n")
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What :func:`write_description` wrote.
+
+    Raises
+    ------
+    OSError, ValueError
+        It is not there, or not what was written.
+    """
+    line, told_sum, end = path.read_text().split("\n")
+    if end or told_sum != str(zlib.crc32(line.encode())):
+        raise ValueError("pack.json does not have the checksum that was noted")
+    told: dict[str, Any] = json.loads(line)
+    return told
 
 
 @dataclass(frozen=True, slots=True)

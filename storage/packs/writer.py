@@ -7,7 +7,6 @@ buckets or threads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.packs.escape import split_counts
-from tigon.storage.packs.pack import CELL, FILES, FORMAT, Pack, PackBlock
+from tigon.storage.packs.pack import CELL, FILES, FORMAT, Pack, PackBlock, write_description
 from tigon.storage.packs.sorting import RUN_BYTES, RowSorter
 from tigon.storage.packs.stretches import SummedFile
 
@@ -114,7 +113,7 @@ class PackWriter:
             "atlas": atlas,
             "crc32": dict(zip(FILES, sums, strict=True)),
         }
-        (self._folder / "pack.json").write_text(json.dumps(described))
+        write_description(self._folder / "pack.json", described)
         return Pack(self._folder)
 
     def close(self) -> None:
