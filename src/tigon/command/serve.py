@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -58,12 +59,11 @@ def serve(
                 "anybody who can reach %s can read these stores: there is no password", listener.url
             )
         facts = {"kind": "server", "url": listener.url, "stores": _urls(stores, listener)}
-        try:
+        with suppress(KeyboardInterrupt):
             shown.answer(facts, _tell(place, stores, listener))
             serving.run_server(serving.make_app(place, cors=cors), listener, verbose=verbose)
-        except KeyboardInterrupt:
-            if not (quiet or as_json):
-                typer.echo("stopped")
+        if not (quiet or as_json):
+            typer.echo("stopped")
 
 
 def _import_serving() -> Any:
