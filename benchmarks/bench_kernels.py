@@ -145,7 +145,7 @@ class Fit:
         """One mini-batch, as training takes it."""
         version = Version(self.state.W, dict(enumerate(self.state.V)))
         minibatch = Minibatch(0, self.batches[i], self.H[i])
-        found = self.solver.solve([minibatch], version, self.engine.ordered_map)
+        found = self.solver.solve([minibatch], version, self.engine.share)
         apply_step(self.state, self.problem, found.deltas, self.config.n_sweeps, self.engine)
         self.n_steps += 1
         if self.n_steps % rescale_steps(self.problem) == 0:

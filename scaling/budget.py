@@ -14,7 +14,7 @@ from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
-from tigon.scaling.packing import sorting_bytes
+from tigon.scaling.packing import most_datasets, sorting_bytes
 from tigon.scaling.statistics import BLOCK_CELLS
 from tigon.storage.errors import InputError, MemoryLimitError
 
@@ -147,11 +147,15 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     # that: two blocks of it are read ahead of the one that is worked on.
     packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
     moments = 20 * n_datasets * atlas.n_genes
-    # Metagenes and statistics of the datasets that one mini-batch touches.
-    touched = 12 * min(n_datasets, minibatch_cells) * k * n_genes
+    # Metagenes and statistics of the datasets that the tasks under way touch.
+    task_cells = min(minibatch_cells * config.inmf.minibatches_per_task, atlas.n_cells)
+    flying = config.inmf.staleness + 1
+    touched = 20 * flying * most_datasets(n_datasets, task_cells) * k * n_genes
     tiles = window * 32 * k * n_genes
-    final = int(packed * min(SOLVE_CELLS, atlas.n_cells)) + 16 * n_datasets * k * n_genes
-    minibatch = int(packed * minibatch_cells)
+    solved_cells = min(SOLVE_CELLS, atlas.n_cells)
+    solved = int(packed * solved_cells) + 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
+    final = window * solved + 16 * n_datasets * k * n_genes
+    minibatch = flying * int(packed * minibatch_cells)
     sorting = sorting_bytes(int(packed * atlas.n_cells))
     stages = {
         "reading cells": always + 2 * moments + window * (block + moments),

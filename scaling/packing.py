@@ -19,6 +19,7 @@ from tigon.storage.packs.pack import CELL, Pack, PackBlock
 from tigon.storage.packs.sorting import JOIN_BYTES, RUN_BYTES
 from tigon.storage.packs.writer import PackWriter, Piece
 from tigon.storage.progress import Progress, silent
+from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -30,6 +31,20 @@ _BUCKETS_AT_ONCE = 3
 MOST_ENTRIES = 64
 """Entries that a count is split into at most; larger ones widen the pack. The kernels add
 products in float32, and the sum of so few is as exact as that of the cell's genes."""
+
+
+FEW_DATASETS = 32
+"""Of so many every mini-batch may hold cells."""
+
+PIECE_CELLS = 128
+"""Cells of one dataset that stay together where there are more."""
+
+
+def most_datasets(n_datasets: int, n_cells: int) -> int:
+    """Datasets that a stretch of the pack touches at most, or nearly so: for planning."""
+    if n_datasets <= FEW_DATASETS:
+        return n_datasets
+    return min(n_datasets, 2 * -(-n_cells // PIECE_CELLS))
 
 
 def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArray[np.int64]:
@@ -47,7 +62,9 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
     ndarray of int64, shape (n_cells,)
         Place, or -1. Within a dataset of n_i cells the shuffled cell of rank r
         sorts by (r + u) / n_i with u uniform, so that any prefix, and any
-        stretch, holds nearly the same share of every dataset.
+        stretch, holds nearly the same share of every dataset. Where there are more
+        than 32 datasets, this holds for pieces of 128 shuffled cells, which stay
+        together: a mini-batch costs what the datasets cost that it touches.
     """
     rng = np.random.default_rng(seed)
     cells = np.flatnonzero(codes >= 0)
@@ -55,9 +72,11 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
     chosen = codes[cells]
     by_dataset = np.argsort(chosen, kind="stable")
     edges = np.flatnonzero(np.diff(chosen[by_dataset], prepend=-1, append=-1))
+    size = 1 if len(edges) - 1 <= FEW_DATASETS else PIECE_CELLS
     for start, stop in pairwise(edges):
-        n = stop - start
-        key[by_dataset[start:stop]] = (rng.permutation(n) + rng.random(n)) / n
+        n, n_pieces = stop - start, -(-(stop - start) // size)
+        piece, draw = rng.permutation(n) // size, rng.random(n)
+        key[by_dataset[start:stop]] = (piece + (draw if size == 1 else draw[piece])) / n_pieces
     places = np.full(len(codes), -1, np.int64)
     places[cells[np.argsort(key, kind="stable")]] = np.arange(len(cells))
     return places
@@ -158,14 +177,15 @@ def write_pack(
     shape = (int((places >= 0).sum()), len(genes))
     writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
     selection = GeneSelection.of(genes, atlas.n_genes)
+    shared, n_cells = reference(atlas), atlas.n_cells
 
     def rows_of(start: int) -> PackBlock:
-        block = atlas.read(start, min(start + BLOCK_CELLS, atlas.n_cells))
+        block = shared.get().read(start, min(start + BLOCK_CELLS, n_cells))
         return select(block, selection, datasets.codes, statistics.totals[start:])
 
     def in_order(fn: Callable[[int], Piece], buckets: Sequence[int]) -> Iterator[Piece]:
         window = min(engine.window, _BUCKETS_AT_ONCE)
-        pieces = engine.ordered_map(fn, iter(buckets), window)
+        pieces = engine.local.ordered_map(fn, iter(buckets), window)
         for n, piece in enumerate(pieces, 1):
             progress("ordering cells (parts)", n, len(buckets))
             yield piece

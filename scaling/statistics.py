@@ -19,6 +19,7 @@ from tigon.kernels.moments import CellSums, GeneSums, cell_sums, gene_sums
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
 from tigon.storage.progress import Progress, silent
+from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -142,10 +143,11 @@ def first_pass(
     blocks in flight.
     """
     marked = mitochondrial_genes(atlas.var.index)
+    shared, (n_cells, n_genes) = reference(atlas), atlas.shape
 
     def sums_of(start: int) -> _BlockSums:
-        stop = min(start + BLOCK_CELLS, atlas.n_cells)
-        block = atlas.read(start, stop)
+        stop = min(start + BLOCK_CELLS, n_cells)
+        block = shared.get().read(start, stop)
         arrays = (block.indptr, block.indices, block.values)
         cells = cell_sums(*arrays, marked)
         codes = datasets.codes[start:stop]
@@ -154,7 +156,7 @@ def first_pass(
         touched, local = np.unique(codes[kept], return_inverse=True)
         rows = np.full(len(kept), -1, np.int64)
         rows[kept] = local
-        genes = gene_sums(*arrays, weights, rows, (len(touched), atlas.n_genes))
+        genes = gene_sums(*arrays, weights, rows, (len(touched), n_genes))
         inverse = np.bincount(local, weights[kept], minlength=len(touched))
         largest = float(block.values.max(initial=0))
         integer = block.values.dtype.kind != "f" or bool((block.values % 1 == 0).all())

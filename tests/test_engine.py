@@ -73,8 +73,11 @@ def test_a_failing_task_of_a_list_stops_all_threads() -> None:
                 raise ValueError("task 3")
             time.sleep(0.001)
 
-        with ThreadEngine(n_threads) as engine, pytest.raises(ValueError, match="task 3"):
-            engine.ordered_map(fails, list(range(1000)), window=1000)
+        with (
+            ThreadEngine(n_threads, window=1000) as engine,
+            pytest.raises(ValueError, match="task 3"),
+        ):
+            engine.share(fails, list(range(1000)))
         n_ran = len(ran)
         time.sleep(0.02)
         assert n_ran == len(ran) < 20
@@ -93,5 +96,5 @@ def test_reading_ahead_may_feed_the_map() -> None:
     with ThreadEngine(1) as engine:
         total = 0
         for block in engine.read_ahead(lambda i: list(range(i)), range(20)):
-            total += sum(engine.ordered_map(lambda x: x, block))
+            total += sum(engine.share(lambda x: x, block))
     assert total == sum(sum(range(i)) for i in range(20))

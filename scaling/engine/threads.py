@@ -36,6 +36,11 @@ class ThreadEngine:
         # Reading ahead must not queue behind computing, and may feed it.
         self._readers = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-read")
 
+    @property
+    def local(self) -> ThreadEngine:
+        """The engine whose tasks run in this process and share its memory: itself."""
+        return self
+
     def ordered_map(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int | None = None
     ) -> Iterator[Result]:
@@ -48,19 +53,25 @@ class ThreadEngine:
         tasks
             Taken one by one as the window allows.
         window
-            At most this many tasks in flight; the engine's own by default. A list
-            that fits in it is shared out at once, the calling thread taking part.
+            At most this many tasks in flight; the engine's own by default.
         """
-        window = window or self.window
-        if isinstance(tasks, list) and len(tasks) <= window:
-            n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
-            return iter(share(fn, tasks, self._pool, n_helpers))
-        return _ordered(self._pool, fn, tasks, window)
+        return _ordered(self._pool, fn, tasks, window or self.window)
+
+    def share(self, fn: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
+        """As :meth:`ordered_map`, for small tasks on this process's own memory.
+
+        A list that fits in the window is shared out at once, the calling thread taking
+        part; then results are held until all are there.
+        """
+        if len(tasks) > self.window:
+            return _ordered(self._pool, fn, tasks, self.window)
+        n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
+        return iter(share(fn, tasks, self._pool, n_helpers))
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2
     ) -> Iterator[Result]:
-        """As :meth:`ordered_map`, for reads whose results feed other tasks."""
+        """As :meth:`ordered_map`, always here, for reads whose results feed other tasks."""
         return _ordered(self._readers, fn, tasks, window)
 
     def __enter__(self) -> Self:

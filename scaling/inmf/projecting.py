@@ -27,6 +27,7 @@ from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, first_pass
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
+from tigon.storage.views.reopening import reference
 
 log = logging.getLogger("tigon")
 
@@ -95,9 +96,10 @@ def project(
     selection = GeneSelection.of(genes, atlas.n_genes)
     metagenes = [metagenes_of(problem, fitted.W, V, d) for d in range(problem.n_datasets)]
     unmarked = np.zeros(atlas.n_genes, bool)
+    shared, n_cells = reference(atlas), atlas.n_cells
 
     def solve(start: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        block = atlas.read(start, min(start + BLOCK_CELLS, atlas.n_cells))
+        block = shared.get().read(start, min(start + BLOCK_CELLS, n_cells))
         totals = cell_sums(block.indptr, block.indices, block.values, unmarked).totals
         cells = select(block, selection, datasets.codes, totals)
         return [

@@ -67,6 +67,4 @@ def rescale(state: State, problem: Problem, engine: ThreadEngine) -> None:
             T += remaining[i] * state.B_previous[i][:, genes]
             add_product(state.T, blocks, state.V[i], -1.0, genes.start, genes.stop)
 
-    ranges = gene_ranges(problem)
-    for _ in engine.ordered_map(rebuild, ranges, window=len(ranges)):
-        pass
+    list(engine.share(rebuild, gene_ranges(problem)))

@@ -17,7 +17,7 @@ from tigon.kernels.cpu.folding import add_turned
 from tigon.kernels.cpu.step import MetageneTable, minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem
-from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
+from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
 from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
 
@@ -84,28 +84,53 @@ def solve_all(
 
     Notes
     -----
-    One pass over the pack; holds A, B and the tiles in flight.
+    One pass over the pack; holds A, B, and for each block in flight its counts and
+    8 k m bytes for every dataset in it.
     """
     d, k, m = V.shape
     A, B = np.zeros((d, k, k)), np.zeros((d, k, m))
     metagenes = [metagenes_of(problem, W, V, i) for i in range(d)]
     squared_norm, n_unfinished, done = 0.0, 0, 0
     cuts = [(s, min(s + SOLVE_CELLS, pack.n_cells)) for s in range(0, pack.n_cells, SOLVE_CELLS)]
-
-    def solve(tile: DatasetTile) -> tuple[DatasetTile, NDArray[np.float32], TileStatistics]:
-        return tile, *minibatch_step(tile.cells, metagenes[tile.dataset], tol)
-
-    for block in engine.read_ahead(lambda cut: pack.read(*cut), cuts):
-        for tile, H, found in engine.ordered_map(solve, cut_tiles(block)):
-            A[tile.dataset] += found.A
-            add_turned(B[tile.dataset], found.B)
+    for solved in engine.ordered_map(_BlockSolver(pack, metagenes, tol), cuts):
+        for dataset, found in solved.statistics.items():
+            A[dataset] += found.A
+            add_turned(B[dataset], found.B)
             squared_norm += found.squared_norm
             n_unfinished += found.n_unfinished
-            write(block.positions[tile.cells.rows], H)
-        done += len(block.datasets)
+        write(solved.positions, solved.H)
+        done += len(solved.H)
         progress("solving loadings", done, pack.n_cells)
     objective = squared_norm + _explained(problem, metagenes, W, V, A, B)
     return Solution(A, B, objective, n_unfinished)
+
+
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """Atlas positions (n,), loadings (n, k) and statistics by dataset of a block."""
+
+    positions: NDArray[np.int64]
+    H: NDArray[np.float32]
+    statistics: dict[int, TileStatistics]
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockSolver:
+    """Solves a block of the pack, one tile after the other."""
+
+    pack: Pack
+    metagenes: list[MetageneTable]
+    tol: float
+
+    def __call__(self, cut: tuple[int, int]) -> _Solved:
+        block = self.pack.read(*cut)
+        H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
+        statistics: dict[int, TileStatistics] = {}
+        for tile in cut_tiles(block):
+            table = self.metagenes[tile.dataset]
+            H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
+            add_statistics(statistics, tile.dataset, found)
+        return _Solved(block.positions, H, statistics)
 
 
 def _explained(

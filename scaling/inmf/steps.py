@@ -90,8 +90,7 @@ def apply_step(
             for change in changes:
                 _update_V(state, problem, change, genes)
 
-    for _ in engine.ordered_map(update, ranges, window=len(ranges)):
-        pass
+    list(engine.share(update, ranges))
 
 
 def gene_ranges(problem: Problem) -> list[slice]:

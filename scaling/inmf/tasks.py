@@ -18,7 +18,7 @@ from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem
-from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, metagenes_of
+from tigon.scaling.inmf.tiles import DatasetTile, add_statistics, cut_tiles, metagenes_of
 from tigon.storage.packs.pack import Pack
 
 Spread = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
@@ -132,10 +132,7 @@ class Solver:
             H = minibatch.H
             H /= sizes
             for dataset, found in self._loadings(minibatch.tiles, H, tables, spread):
-                if dataset in deltas:
-                    deltas[dataset] += found
-                else:
-                    deltas[dataset] = found
+                add_statistics(deltas, dataset, found)
             H *= sizes
             self.starts.now.write(minibatch.start, H)
             n_cells += len(H)

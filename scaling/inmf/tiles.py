@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.step import MetageneTable
-from tigon.kernels.tile import CellTile
+from tigon.kernels.tile import CellTile, TileStatistics
 from tigon.scaling.inmf.state import Problem
 from tigon.storage.packs.pack import PackBlock
 
@@ -57,3 +57,11 @@ def metagenes_of(
     """
     scale, measured = problem.scale[dataset], problem.measured[dataset]
     return MetageneTable.of(W, V[dataset], problem.lam, scale, measured)
+
+
+def add_statistics(sums: dict[int, TileStatistics], dataset: int, found: TileStatistics) -> None:
+    """Add what a tile yields to the sums of its dataset, in place."""
+    if dataset in sums:
+        sums[dataset] += found
+    else:
+        sums[dataset] = found

@@ -120,7 +120,7 @@ def _solved(
     engine: ThreadEngine,
 ) -> Iterator[Found]:
     """What each task yields, in order, solved against the state ``staleness`` steps before."""
-    if not staleness:
+    if not staleness and engine is engine.local:
         yield from _solved_here(solver, tasks, state, engine)
         return
     for found in engine.ordered_map(solver, _drawn(solver, tasks, state, flying), staleness + 1):
@@ -149,4 +149,4 @@ def _solved_here(
     minibatches = engine.read_ahead(solver.read, stretches)
     for task in tasks:
         version = Version(state.W, dict(enumerate(state.V)))
-        yield solver.solve(islice(minibatches, len(task)), version, engine.ordered_map)
+        yield solver.solve(islice(minibatches, len(task)), version, engine.share)

@@ -83,8 +83,9 @@ def integrate(
         atlas, which is open already). Cells and genes: ``batch_key``,
         ``n_genes``, ``cells``, ``min_genes``, ``min_counts``, ``max_mito``,
         ``small_datasets``. Factorisation: ``n_components``, ``lam``,
-        ``n_epochs``, ``minibatch_size``, ``n_sweeps``, ``tol``, ``tol_final``,
-        ``tol_objective``, ``random_state`` (see :class:`tigon.OnlineINMF`).
+        ``n_epochs``, ``minibatch_size``, ``minibatches_per_task``, ``staleness``,
+        ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``, ``random_state``
+        (see :class:`tigon.OnlineINMF`).
         Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
         on joint clusters, ``reference``, the number of the dataset that others
