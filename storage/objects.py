@@ -11,6 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tigon.storage.reading.client import open_client
+from tigon.storage.reading.policy import RequestPolicy
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
@@ -25,10 +28,7 @@ def is_bucket(where: str | Path) -> bool:
 
 def open_objects(url: str) -> ObjectStore:
     """The store whose root is at ``url``."""
-    from obstore.store import from_url
-
-    options: Any = {"allow_http": True} if url.startswith("http://") else {}
-    return from_url(url, client_options=options)
+    return open_client(url, RequestPolicy())
 
 
 def read_object(where: str, key: str) -> bytes:

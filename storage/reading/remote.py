@@ -6,23 +6,21 @@ import os
 import random
 import threading
 import time
-from collections.abc import Hashable
 from concurrent.futures import Executor
 from contextlib import suppress
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from tigon.storage.errors import InputError
+from tigon.storage.reading.client import explain, open_client
 from tigon.storage.reading.objects import Body, Coalescing, Identity, changed
 from tigon.storage.reading.policy import RequestPolicy
-from tigon.storage.reading.sharing import FETCHERS, Shared
+from tigon.storage.reading.sharing import FETCHERS
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from obstore.store import ObjectStore
 
 _SHORT = "UnexpectedRange"  # in the client's error about an answer of another range
 SCHEMES = ("http://", "https://", "s3://", "s3a://", "gs://", "az://", "abfs://")
@@ -34,13 +32,7 @@ class RemoteObjects:
     Parameters
     ----------
     url
-        Where the store is. Credentials, regions and endpoints come from the
-        environment, by the names that the programs of the clouds use:
-        ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``,
-        ``AWS_REGION``, ``AWS_ENDPOINT_URL`` (with ``AWS_ALLOW_HTTP=true`` for one
-        without TLS) and ``AWS_SKIP_SIGNATURE=true`` for public buckets;
-        ``GOOGLE_APPLICATION_CREDENTIALS``; ``AZURE_STORAGE_ACCOUNT_NAME`` and
-        ``AZURE_STORAGE_ACCOUNT_KEY`` or ``AZURE_STORAGE_SAS_TOKEN``.
+        Where the store is; :func:`open_client` says how it is reached.
     policy
         Limits of the requests.
 
@@ -51,8 +43,9 @@ class RemoteObjects:
 
     Notes
     -----
-    All atlases of a host that a process has open share the threads that fetch, and
-    with them the limit of requests under way. The client makes requests again after
+    Each has one client with its connections, whichever threads read. All that a process
+    has open on one host share the threads that fetch, and with them the limit of
+    requests under way. The client makes requests again after
     time-outs, resets, 429, 5xx and bodies that break off; here are added bodies of a
     wrong length and the check that an object stays the same.
     """
@@ -64,8 +57,7 @@ class RemoteObjects:
         self.where = url
         self.coalescing = Coalescing(policy.gap_bytes, policy.request_bytes)
         self._policy = policy
-        self._client_key = (url, policy)
-        self.client = CLIENTS.acquire(self._client_key)
+        self.client = open_client(url, policy)
         # A forked process has neither the threads nor the client's.
         self._process = os.getpid()
         self._pool_key = (_host(url), policy.in_flight)
@@ -119,7 +111,6 @@ class RemoteObjects:
                 return
             self._is_closed = True
         FETCHERS.release(self._pool_key)
-        CLIENTS.release(self._client_key)
 
     def _size(self, key: str) -> int:
         import obstore
@@ -160,63 +151,6 @@ class RemoteObjects:
             raise explain(error, self.where, key) from error
         tag = meta["e_tag"] or str(meta["last_modified"])
         return Body(np.frombuffer(memoryview(data), np.uint8), Identity(tag, meta["size"]))
-
-
-def _make_client(key: Hashable) -> ObjectStore:
-    """The client of (URL, policy)."""
-    from obstore.store import from_url
-
-    url, policy = cast("tuple[str, RequestPolicy]", key)
-    return from_url(
-        url,
-        client_options={
-            "connect_timeout": timedelta(seconds=policy.connect_s),
-            "read_timeout": timedelta(seconds=policy.stall_s),
-            "timeout": timedelta(seconds=policy.request_s),
-            **({"allow_http": True} if url.startswith("http://") else {}),
-        },
-        retry_config={
-            "max_retries": policy.n_retries,
-            "retry_timeout": timedelta(seconds=policy.retry_s),
-            "backoff": {
-                "init_backoff": timedelta(seconds=policy.backoff_s),
-                "max_backoff": timedelta(seconds=policy.longest_backoff_s),
-                "base": 2,
-            },
-        },
-    )
-
-
-CLIENTS = Shared[Any](_make_client, lambda client: None)
-"""Clients with their connections by (URL, policy)."""
-
-
-def explain(error: Exception, where: str, key: str) -> InputError:
-    """What a failed request means for whoever asked for an atlas."""
-    from obstore import exceptions
-
-    if isinstance(error, exceptions.PreconditionError):
-        return changed(where, key)
-    if isinstance(error, exceptions.NotSupportedError):
-        return InputError(
-            f"{where}: the server gives whole files only (asked for a range of {key}): an atlas "
-            "is read in ranges; serve it with `tigon serve`, nginx or an object store, or copy it"
-        )
-    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return InputError(
-            f"{where}: {key} may not be read ({_reason(error)}): credentials are missing or have "
-            "expired; renew them and run again"
-        )
-    return InputError(
-        f"{where}: {key} cannot be fetched ({_reason(error)}): the request was repeated in vain; "
-        "check the address, the network and the server, and run again"
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The end of the client's message: what the server or the network said."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return first.rpartition(" - ")[2].strip(" :")
 
 
 def _host(url: str) -> str:
