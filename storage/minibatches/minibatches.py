@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from tigon.storage.atlas import Atlas
     from tigon.storage.minibatches.torch import SharedMiniBatches
 
-BLOCK_CELLS = 128
-WINDOW_BLOCKS = 256
+BLOCK_CELLS = 256
+"""Cells of a run: those of about three chunks, so that a third of what is decoded is not used."""
+
+WINDOW_BLOCKS = 128
+"""Runs in a window, so that labels which lie sorted cost their mini-batches 1/256 nat each."""
 
 
 class MiniBatches:
