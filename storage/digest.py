@@ -88,19 +88,19 @@ class ContentDigest:
         parts = [each.hexdigest() for each in self._hashes.values()]
         parts += [_digest_of_names(cells), _digest_of_names(genes)]
         if not measured.all():
-            of_cells = hashlib.sha256(codes.astype("<i4"))
+            of_cells = hashlib.sha256(codes.astype("<i4").data)
             of_cells.update(np.packbits(measured).tobytes())
             parts.append(of_cells.hexdigest())
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _update(self, name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
         for start in range(0, len(array), _SLICE):
-            self._hashes[name].update(array[start : start + _SLICE].astype(dtype, copy=False))
+            self._hashes[name].update(array[start : start + _SLICE].astype(dtype, copy=False).data)
 
     def _add_large(self, values: NDArray[Any]) -> None:
         places = np.flatnonzero(values > np.iinfo(_LOW).max)
         for array in (places + self._n_entries, values[places]):
-            self._hashes["large"].update(array.astype("<i8"))
+            self._hashes["large"].update(array.astype("<i8").data)
 
 
 def _digest_of_names(names: Iterable[str]) -> str:
@@ -140,14 +140,14 @@ def _digest_of_source(source: Source) -> str | None:
     if source.selection is None:
         return None
     if source.n_nonzeros is not None:
-        noted = _noted_digest(source.where)
+        noted = noted_digest(source.where)
         if noted is not None:
             return noted
     version = version_of(source.where)
     return None if version is None else f"{source.selection} of {version}"
 
 
-def _noted_digest(where: str) -> str | None:
+def noted_digest(where: str) -> str | None:
     """What was noted when Tigon wrote the atlas; None in the first format."""
     metadata = json.loads(read_object(where, f"X/{_METADATA}"))
     digest: str | None = metadata["attributes"][layout.MARK].get("digest")

@@ -9,8 +9,7 @@ is ever clipped. The bytes depend on the counts, the names and the layout alone.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,29 +19,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tigon.storage import layout
+from tigon.storage import layout, sums
 from tigon.storage.atlas import Atlas
-from tigon.storage.counts import index_dtype
-from tigon.storage.digest import ContentDigest
-from tigon.storage.encoding import ANNDATA, CSR, DICT, key, quiet_codecs, quiet_writers
+from tigon.storage.count_writer import CountWriter, Piece
+from tigon.storage.encoding import ANNDATA, DICT, key, quiet_codecs, quiet_writers
 from tigon.storage.errors import InputError
 from tigon.storage.ingest_plan import IngestPlan, plan_ingest
 from tigon.storage.layout import Profile
+from tigon.storage.objects import BUCKETS, is_bucket
 from tigon.storage.opening import open_atlas
 from tigon.storage.ordered import ordered
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import published
-from tigon.storage.sharded import ShardedArray
 from tigon.storage.sources.matrices.matrix import SparseRows
-from tigon.storage.sources.matrices.offsets import OffsetsBuilder
-from tigon.storage.sums import TILE_CELLS, GeneSumsWriter, TileSums, cell_totals, tiles_of
+from tigon.storage.sums import Cells, cell_totals
 from tigon.storage.tables import storable
+from tigon.storage.uploading import uploaded
 
 if TYPE_CHECKING:
     import zarr
 
-_INDPTR_CHUNK = 1 << 16
-_INDPTR_CHUNKS = (_INDPTR_CHUNK, 1)
 _UINT16 = np.dtype(np.uint16)
 _LARGEST_NARROW = 65535
 
@@ -56,8 +52,11 @@ def write_atlas(
     progress: Progress = silent,
     n_threads: int | None = None,
     memory_limit: int | None = None,
+    scratch: Path | None = None,
     chunk_nonzeros: int = layout.CHUNK_NONZEROS,
     shard_chunks: int = layout.SHARD_CHUNKS,
+    beside: Callable[[zarr.Group], None] | None = None,
+    expected_digest: str | None = None,
 ) -> Atlas:
     """Write an atlas as one store that Tigon and AnnData read, and open it.
 
@@ -66,7 +65,8 @@ def write_atlas(
     atlas
         What ``open_atlas`` gave.
     out
-        Folder to make, usually named ``*.zarr``; it appears when it is complete.
+        Folder to make, usually named ``*.zarr``; it appears when it is complete. Or a
+        place in a bucket (``s3://``, ``gs://``, ``az://``), which opens when all is there.
     profile
         "local" (LZ4, readable by any Zarr implementation) or "network" (pcodec: less
         than half the bytes, slower to write, for Python and Rust).
@@ -80,10 +80,16 @@ def write_atlas(
     memory_limit
         Bytes that the process shall stay below; None to take what is quick: about
         64 MiB a thread.
+    scratch
+        Folder for a store on its way to a bucket; None for the system's temporary one.
     chunk_nonzeros
         Counts per chunk.
     shard_chunks
         Chunks per shard.
+    beside
+        Adds what else is to be in the store, given its root.
+    expected_digest
+        Digest that the counts must turn out to have.
 
     Returns
     -------
@@ -93,7 +99,8 @@ def write_atlas(
     Raises
     ------
     InputError
-        A source holds something that is not a count, or ``out`` cannot be written.
+        A source holds something that is not a count, or has changed (its digest is not
+        the expected one), or ``out`` cannot be written.
     OutputExistsError
         ``out`` exists and ``overwrite`` is False.
     NoSpaceError
@@ -106,32 +113,33 @@ def write_atlas(
     One pass over the sources. Memory: blocks as ``tigon.storage.ingest_plan`` says, a
     few chunks, 24 bytes for each gene of each source, 8 bytes a cell, and the tables.
     """
-    out = Path(_local(out))
     if chunk_nonzeros < 1 or shard_chunks < 1:
         raise InputError(
             f"chunk_nonzeros={chunk_nonzeros}, shard_chunks={shard_chunks}: both are at least 1"
         )
-    how = Layout(find_profile(profile), (chunk_nonzeros, shard_chunks))
+    how = _How(
+        find_profile(profile), (chunk_nonzeros, shard_chunks), beside, expected_digest, progress
+    )
     plan = plan_ingest(atlas, n_threads, memory_limit)
-    with published(out, overwrite=overwrite) as aside:
-        _write_store(atlas, aside, progress, how, plan)
+    if is_bucket(out):
+        _check_is_elsewhere(atlas, str(out))
+        place = uploaded(str(out), overwrite=overwrite, scratch=scratch, progress=progress)
+    else:
+        place = published(_local(out), overwrite=overwrite)
+    with place as aside:
+        _write_store(atlas, aside, how, plan)
     return open_atlas(out)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How counts are stored.
-
-    Attributes
-    ----------
-    profile
-        How chunks are compressed.
-    chunks
-        Counts per chunk and chunks per shard.
-    """
+class _How:
+    """How a store is written; see :func:`write_atlas`."""
 
     profile: Profile
     chunks: tuple[int, int]
+    beside: Callable[[zarr.Group], None] | None
+    expected_digest: str | None
+    progress: Progress
 
 
 def find_profile(name: str) -> Profile:
@@ -148,59 +156,65 @@ def find_profile(name: str) -> Profile:
     return layout.PROFILES[name]
 
 
-def _local(out: str | Path) -> str | Path:
+def _local(out: str | Path) -> Path:
     if "://" in str(out):
-        raise InputError(f"{out} is a URL: an atlas is written to a folder; copy it from there")
+        raise InputError(
+            f"{out} is a URL that cannot be written to: an atlas goes to a folder or to a bucket "
+            f"({', '.join(BUCKETS)})"
+        )
     if Path(out).is_file():
         raise InputError(f"{out} is a file and an atlas is a folder: choose another name")
-    return out
+    return Path(out)
 
 
-def _write_store(
-    atlas: Atlas, folder: Path, progress: Progress, how: Layout, plan: IngestPlan
-) -> None:
+def _check_is_elsewhere(atlas: Atlas, url: str) -> None:
+    """A bucket has no rename: what is read there would go before it is copied."""
+    if (atlas.path or "").rstrip("/") == url.rstrip("/"):
+        raise InputError(
+            f"the output {url} is one of the sources: it would be replaced; choose another name"
+        )
+
+
+def _write_store(atlas: Atlas, folder: Path, how: _How, plan: IngestPlan) -> None:
     import zarr
 
     root = zarr.create_group(store=str(folder), zarr_format=3)
     with ThreadPoolExecutor(plan.n_threads, thread_name_prefix="tigon-ingest") as pool:
-        writer = _CountWriter(root.create_group("X"), atlas, how, pool)
+        writer = CountWriter(root.create_group("X"), atlas, how.profile, how.chunks, pool)
         for piece in _pieces(atlas, plan, pool):
             writer.add(piece)
-            progress("writing cells", piece.start + piece.n_cells, atlas.n_cells)
-        writer.finish()
+            how.progress("writing cells", piece.start + piece.n_cells, atlas.n_cells)
+        _check_digest(atlas, writer.finish(), how.expected_digest)
     with quiet_writers(), quiet_codecs():
         _write_tables(root, atlas)
+        if how.beside is not None:
+            how.beside(root)
         # What lets a reader open the store comes last.
         root.attrs.update(ANNDATA)
         zarr.consolidate_metadata(str(folder))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A block of cells, their totals, and the sums of tiles where it has whole ones."""
-
-    start: int
-    rows: SparseRows
-    totals: NDArray[np.float64]
-    tiles: list[TileSums]
-
-    @property
-    def n_cells(self) -> int:
-        return len(self.totals)
+def _check_digest(atlas: Atlas, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise InputError(
+            f"{atlas.path}: its counts or names are not those that were written (digest "
+            f"{found[:12]}, noted {expected[:12]}): the atlas was damaged or changed by hand; "
+            "copy it again or ingest it again"
+        )
 
 
-def _pieces(atlas: Atlas, plan: IngestPlan, pool: Executor) -> Iterator[_Piece]:
-    def read(start: int) -> _Piece:
+def _pieces(atlas: Atlas, plan: IngestPlan, pool: Executor) -> Iterator[Piece]:
+    def read(start: int) -> Piece:
         block = atlas.read(start, min(start + plan.block_cells, atlas.n_cells))
         rows = SparseRows(block.indptr, block.indices, _narrow(block.values))
-        totals = cell_totals(rows)
+        codes = atlas.source_codes[start : start + block.n_cells]
+        cells = Cells(rows, codes, cell_totals(rows))
         tiles = []
-        if plan.block_cells % TILE_CELLS == 0:
-            codes = atlas.source_codes[start : start + block.n_cells]
-            for first, *cells in tiles_of(start, rows, codes, totals):
-                tiles.append(TileSums(first, atlas.n_genes))
-                tiles[-1].add(*cells)
-        return _Piece(start, rows, totals, tiles)
+        if plan.block_cells % sums.TILE_CELLS == 0:
+            for first, tile_cells in sums.tiles_of(start, cells):
+                tiles.append(sums.TileSums(first, atlas.n_genes))
+                tiles[-1].add(tile_cells)
+        return Piece(start, cells, tiles)
 
     return ordered(pool, read, range(0, atlas.n_cells, plan.block_cells), plan.window)
 
@@ -229,77 +243,3 @@ def _write_tables(root: zarr.Group, atlas: Atlas) -> None:
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with columns fit for keys of a store."""
     return storable(table).rename(columns=lambda column: key(str(column)))
-
-
-class _CountWriter:
-    """Appends blocks to the arrays of ``X``."""
-
-    def __init__(self, X: zarr.Group, atlas: Atlas, how: Layout, pool: Executor) -> None:
-        profile, chunks = how.profile, how.chunks
-        is_float = atlas.values_dtype.kind == "f"
-        values = atlas.values_dtype if is_float else _UINT16
-        self._X, self._atlas, self._profile = X, atlas, profile
-        self._values = ShardedArray(X, "data", values, chunks, profile.values, pool)
-        positions = index_dtype(atlas.n_genes)
-        nowhere = int(np.iinfo(positions).max)
-        self._indices = ShardedArray(
-            X, "indices", positions, chunks, profile.rising, pool, lost=nowhere
-        )
-        self._indptr = ShardedArray(
-            X, "indptr", np.dtype(np.int64), _INDPTR_CHUNKS, profile.rising, pool, lost=-1
-        )
-        self._indptr.append(np.zeros(1, np.int64))
-        self._totals = ShardedArray(
-            X, layout.TOTALS, np.dtype(np.float64), _INDPTR_CHUNKS, profile.values, pool, lost=-1
-        )
-        self._offsets = OffsetsBuilder()
-        self._digest = ContentDigest(atlas.n_genes)
-        shape = (len(atlas.source_names), atlas.n_genes)
-        self._sums = GeneSumsWriter(X.create_group(layout.GENE_SUMS), atlas.source_codes, shape)
-        self._tile: TileSums | None = None
-        self._n_nonzeros = 0
-
-    def add(self, piece: _Piece) -> None:
-        rows = piece.rows
-        if self._values.dtype == _UINT16 and rows.values.dtype != _UINT16:
-            logging.getLogger("tigon").info("a count above 65,535: counts are stored as uint32")
-            self._values.widen(np.dtype(np.uint32))
-        self._values.append(rows.values)
-        self._indices.append(rows.indices)
-        self._indptr.append(rows.indptr[1:] + self._n_nonzeros)
-        self._totals.append(piece.totals)
-        self._offsets.add(np.diff(rows.indptr))
-        self._digest.add(rows)
-        self._n_nonzeros += len(rows.values)
-        for tile in piece.tiles or self._tiles(piece):
-            self._sums.add(tile)
-
-    def finish(self) -> None:
-        for array in (self._values, self._indices, self._indptr, self._totals):
-            array.finish()
-        if self._tile is not None:
-            self._sums.add(self._tile)
-        self._sums.finish()
-        offsets = self._offsets.build()
-        self._X.create_array(layout.OFFSETS, data=offsets.values)
-        atlas = self._atlas
-        mark = {
-            "format_version": layout.FORMAT_VERSION,
-            "largest_row": offsets.largest_row,
-            "profile": self._profile.name,
-            "digest": self._digest.finish(
-                atlas.obs.index, atlas.var.index, atlas.source_codes, atlas.measured
-            ),
-        }
-        self._X.attrs.update({**CSR, "shape": list(atlas.shape), layout.MARK: mark})
-
-    def _tiles(self, piece: _Piece) -> Iterator[TileSums]:
-        """Tiles that small blocks complete; one that begins may end in a later block."""
-        codes = self._atlas.source_codes[piece.start : piece.start + piece.n_cells]
-        for start, *cells in tiles_of(piece.start, piece.rows, codes, piece.totals):
-            if start % TILE_CELLS == 0:
-                if self._tile is not None:
-                    yield self._tile
-                self._tile = TileSums(start, self._atlas.n_genes)
-            assert self._tile is not None
-            self._tile.add(*cells)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import google_crc32c
-import numcodecs
+import numcodecs  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +53,10 @@ class ShardedArray:
     most_waiting
         Chunks that may wait to be written.
     """
+
+    _n_buffered: int
+    _n_full: int
+    _n_shards: int
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class ShardedArray:
         import zarr
 
         buffered = self._buffer[: self._n_buffered].copy()
-        self._n_buffered = 0
+        self._n_buffered = 0  # what is full is copied, the rest comes after it
         n_written = self.finish()
         narrow_folder = self._folder.with_name(f"{self._name}.narrow")
         self._folder.rename(narrow_folder)

@@ -20,7 +20,7 @@ A run is the cells of one source among 16,384 cells of the atlas.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,14 @@ def cell_totals(rows: SparseRows) -> NDArray[np.float64]:
     return totals
 
 
+class Cells(NamedTuple):
+    """Some cells: their clean counts, their sources and their totals."""
+
+    rows: SparseRows
+    codes: NDArray[np.int32]
+    totals: NDArray[np.float64]
+
+
 class TileSums:
     """Per-gene sums of the cells of one tile, by source.
 
@@ -74,8 +82,9 @@ class TileSums:
         self.by_source: dict[int, tuple[NDArray[Any], ...]] = {}
         self._n_genes = n_genes
 
-    def add(self, rows: SparseRows, codes: NDArray[np.int32], totals: NDArray[np.float64]) -> None:
-        """Take the next cells of the tile, their sources and their totals."""
+    def add(self, cells: Cells) -> None:
+        """Take the next cells of the tile."""
+        rows, codes, totals = cells
         lengths = np.diff(rows.indptr)
         weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
         genes, counts = rows.indices.astype(np.intp), rows.values.astype(np.float64)
@@ -97,17 +106,16 @@ class TileSums:
         self.by_source[source] = (*sums, np.bincount(genes, minlength=self._n_genes))
 
 
-def tiles_of(
-    start: int, rows: SparseRows, codes: NDArray[np.int32], totals: NDArray[np.float64]
-) -> Iterator[tuple[int, SparseRows, NDArray[np.int32], NDArray[np.float64]]]:
+def tiles_of(start: int, cells: Cells) -> Iterator[tuple[int, Cells]]:
     """Cells from ``start`` on, cut where tiles end, without copying entries."""
-    first, n_rows = 0, len(totals)
-    while first < n_rows:
-        last = min(n_rows, first + TILE_CELLS - (start + first) % TILE_CELLS)
+    rows, codes, totals = cells
+    first = 0
+    while first < len(totals):
+        last = min(len(totals), first + TILE_CELLS - (start + first) % TILE_CELLS)
         indptr = rows.indptr[first : last + 1]
         entries = slice(int(indptr[0]), int(indptr[-1]))
         piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
-        yield start + first, piece, codes[first:last], totals[first:last]
+        yield start + first, Cells(piece, codes[first:last], totals[first:last])
         first = last
 
 

@@ -129,7 +129,6 @@ def test_threads_and_blocks_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:
     monkeypatch.setattr(sums, "TILE_CELLS", 16)
-    monkeypatch.setattr("tigon.storage.ingest.TILE_CELLS", 16)
     X = make_counts().tolil()
     X[50, 3] = 70_000  # widens late
     written = {}
@@ -166,8 +165,7 @@ def of_sources(atlas: Atlas) -> Datasets:
 def test_sums_are_those_of_the_first_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_cells: int
 ) -> None:
-    for module in ("tigon.storage.sums", "tigon.storage.ingest"):
-        monkeypatch.setattr(f"{module}.TILE_CELLS", 16)
+    monkeypatch.setattr(sums, "TILE_CELLS", 16)
     monkeypatch.setattr("tigon.scaling.statistics.BLOCK_CELLS", 16)
     monkeypatch.setattr(sums, "RUN_CELLS", 48)
     monkeypatch.setattr("tigon.storage.ingest_plan.block_cells", lambda *_: block_cells)

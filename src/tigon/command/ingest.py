@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
+    MACHINE,
     OUTPUT,
     AllowNonInteger,
     GeneIdColumn,
@@ -25,6 +27,54 @@ from tigon.command.showing.session import session
 from tigon.command.values import check_spared
 
 
+class Profile(StrEnum):
+    """How an atlas is compressed."""
+
+    local = "local"
+    network = "network"
+
+
+PROFILES = (
+    "local: quick, readable by any Zarr software; network: half the bytes or fewer, for "
+    "buckets and web servers, readable from Python and Rust."
+)
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="Threads that read and compress; the atlas does not depend on it.",
+        show_default="all processors, up to 8",
+        rich_help_panel=MACHINE,
+    ),
+]
+MemoryLimit = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Never use more memory than this: 512MiB, 2GiB, ...",
+        rich_help_panel=MACHINE,
+    ),
+]
+Scratch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for an atlas on its way to a bucket.",
+        show_default="the system's temporary folder",
+        rich_help_panel=MACHINE,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        metavar="ATLAS.zarr",
+        help="The atlas to make: a folder, or a place in a bucket (s3://bucket/atlas.zarr).",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 def ingest(
     sources: Sources,
     *,
@@ -33,11 +83,14 @@ def ingest(
     layer: Layer = None,
     raw: Raw = False,
     allow_non_integer: AllowNonInteger = False,
-    out: Annotated[
-        str,
-        typer.Option(metavar="ATLAS.zarr", help="The atlas to make.", rich_help_panel=OUTPUT),
-    ],
+    out: Out,
+    profile: Annotated[
+        Profile, typer.Option("--profile", help=PROFILES, rich_help_panel=OUTPUT)
+    ] = Profile.local,
     overwrite: Overwrite = False,
+    threads: Threads = None,
+    memory_limit: MemoryLimit = "2GiB",
+    scratch: Scratch = None,
     quiet: Quiet = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -63,9 +116,28 @@ def ingest(
             raw=raw,
             allow_non_integer=allow_non_integer,
         )
-        with (
-            atlas,
-            tigon.write_atlas(atlas, out, overwrite=overwrite, progress=shown.progress) as written,
-        ):
+        how = writing_options(profile, overwrite, threads, memory_limit, scratch)
+        with atlas, tigon.write_atlas(atlas, out, progress=shown.progress, **how) as written:
             facts = describe_atlas(written, out)
         shown.answer(facts, tell_atlas(facts))
+
+
+def writing_options(
+    profile: Profile,
+    overwrite: bool,
+    threads: int | None,
+    memory_limit: str,
+    scratch: str | None,
+) -> dict[str, Any]:
+    """Options of the command line as ``write_atlas`` takes them."""
+    from pathlib import Path
+
+    from tigon.scaling.budget import parse_bytes
+
+    return {
+        "profile": profile.value,
+        "overwrite": overwrite,
+        "n_threads": threads,
+        "memory_limit": parse_bytes(memory_limit),
+        "scratch": None if scratch is None else Path(scratch),
+    }
