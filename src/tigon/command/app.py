@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tigon.command.cache import cache
+from tigon.command.convert import convert
 from tigon.command.export import export
 from tigon.command.info import info
 from tigon.command.ingest import ingest
@@ -56,6 +57,7 @@ def tigon(
 
 
 app.command(no_args_is_help=True)(ingest)
+app.command(no_args_is_help=True)(convert)
 app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True)(export)
