@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from scipy import sparse
 
 from tigon.storage import Atlas, open_atlas, write_atlas
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.views import in_memory
 from tigon.storage.views.growing import GrowingArray
+from tigon.storage.views.lazy_array import view_of
 
 N_CELLS, N_GENES = 3000, 40
 
@@ -165,9 +168,10 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     reads: list[Any] = []
     with open_atlas(path) as atlas:
         monkeypatch.setattr(Atlas, "read_runs", lambda self, runs: reads.append(runs))
-        piece, n = atlas.estimate_block_bytes(N_CELLS), atlas.n_nonzeros
+        n = atlas.n_nonzeros
         assert n is not None
-        exact = piece + 8 * (N_CELLS + 1) + 8 * n
+        piece = atlas.estimate_block_bytes(N_CELLS) + 4 * n
+        exact = piece + 8 * (N_CELLS + 1) + 9 * n
         with pytest.raises(MemoryLimitError, match=r"3,000 cells x 40 genes take \d+ MiB.*limit"):
             atlas.to_anndata(memory_limit=exact - 1)
         with pytest.raises(MemoryLimitError, match=r"2,000 cells x 40 genes take about"):
@@ -180,11 +184,43 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
 def test_what_turns_out_not_to_fit_is_refused(path: Path) -> None:
     """How many counts genes have is not known before they are read."""
     with open_atlas(path) as atlas:
-        enough = atlas.estimate_block_bytes(N_CELLS) + 8 * (N_CELLS + 1)
+        piece = atlas.estimate_block_bytes(N_CELLS) + 28 * (atlas.n_nonzeros or 0)
+        enough = piece + 8 * (N_CELLS + 1)
         with pytest.raises(MemoryLimitError, match="20 genes take about"):
             atlas.to_anndata(genes=range(20), memory_limit=enough)
         n = atlas.to_anndata(genes=range(20)).X.nnz
-        assert atlas.to_anndata(genes=range(20), memory_limit=enough + 8 * n).X.nnz == n
+        assert atlas.to_anndata(genes=range(20), memory_limit=enough + 9 * n).X.nnz == n
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="all"),
+        pytest.param({"genes": range(0, 500, 9)}, id="few genes"),
+        pytest.param({"genes": range(499, -1, -1)}, id="genes in another order"),
+        pytest.param({"cells": RNG.permutation(12_000)[:3000]}, id="few cells"),
+    ],
+)
+def test_memory_is_what_was_foreseen(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_memory, "_PIECE_BYTES", 8 << 20)
+    counts = sparse.random(12_000, 500, 0.15, "csr", rng=np.random.default_rng(0))
+    counts.data = np.ceil(counts.data * 5)
+    with write_atlas(open_atlas(make_adata(counts)), tmp_path / "a.zarr") as atlas:
+        atlas.to_anndata([0])  # what is loaded and kept from first use on
+        tracemalloc.start()
+        try:
+            found = atlas.to_anndata(**options)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        view = view_of(atlas, options.get("cells"), options.get("genes"), np.float32)
+        step = min(in_memory._piece_cells(atlas), found.n_obs)
+        assert step < atlas.n_cells
+        foreseen = in_memory._piece_bytes(atlas, view, step) + 8 * found.n_obs
+        tables = 1 << 20
+        assert found.X.nnz * 8 < peak < foreseen + 9 * found.X.nnz + tables
 
 
 def test_other_sources_have_the_same_view(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
 from tigon.storage.errors import InputError
+from tigon.storage.minibatches.genes import Genes
 from tigon.storage.sources.matrices.matrix import SparseRows
 from tigon.storage.views.reopening import AtlasReference
 from tigon.storage.views.selection import runs_in_order
@@ -32,14 +33,14 @@ class CountsView:
     cells
         Positions of the cells, int64, in the order of the rows; None for all.
     genes
-        Positions of the genes, int64, in the order of the columns; None for all.
+        The genes, in the order of the columns; None for all.
     """
 
     atlas: AtlasReference
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     cells: NDArray[np.int64] | None = None
-    genes: NDArray[np.int64] | None = None
+    genes: Genes | None = None
     ndim: ClassVar[int] = 2
 
     def read(self, start: int, stop: int) -> SparseRows:
@@ -57,7 +58,7 @@ class CountsView:
             runs = runs_in_order(self.cells[start:stop])
         rows = atlas.read_runs(runs)
         if self.genes is not None:
-            rows = _with_genes(rows, self.genes, atlas.n_genes)
+            rows = self.genes.of(rows)
         return SparseRows(rows.indptr, rows.indices, as_type(rows.values, self.dtype))
 
     def __getitem__(self, key: tuple[slice, slice]) -> sparse.csr_matrix[Any]:
@@ -121,21 +122,3 @@ def as_type(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
                 f"to {_EXACT_FLOAT32:,}; ask for dtype float64, or None for them as stored"
             )
     return values.astype(dtype, copy=False)
-
-
-def _with_genes(rows: SparseRows, genes: NDArray[np.int64], n_genes: int) -> SparseRows:
-    """Rows with these genes alone, as columns in the order given."""
-    place = np.full(n_genes, -1, np.int32)
-    place[genes] = np.arange(len(genes), dtype=np.int32)
-    columns = place[rows.indices]
-    kept = columns >= 0
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
-    chosen = SparseRows(before[rows.indptr], columns[kept], rows.values[kept])
-    if (np.diff(genes) > 0).all():
-        return chosen
-    matrix = sparse.csr_array(
-        (chosen.values, chosen.indices, chosen.indptr), (len(chosen.indptr) - 1, len(genes))
-    )
-    matrix.has_sorted_indices = False
-    matrix.sort_indices()
-    return SparseRows(chosen.indptr, matrix.indices, matrix.data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST = 1 << 20
+_LEAST = 1 << 12
 
 
 class GrowingArray:

@@ -40,25 +40,30 @@ def to_anndata(
     view = view_of(atlas, cells, genes, dtype)
     X: Any
     if backed:
-        X = to_dask(atlas, cells=view.cells, genes=view.genes, dtype=view.dtype)
+        X = to_dask(atlas, cells=cells, genes=genes, dtype=dtype)
     else:
         X = read_matrix(atlas, view, _Limit.of(memory_limit), progress)
     return anndata.AnnData(
         X=X,
         obs=atlas.obs.copy() if view.cells is None else atlas.obs_columns.rows(view.cells),
-        var=atlas.var.copy() if view.genes is None else atlas.var_columns.rows(view.genes),
+        var=atlas.var.copy()
+        if view.genes is None
+        else atlas.var_columns.rows(view.genes.positions),
         uns={layout.UNS: _sources(atlas, view)},
     )
 
 
 def _sources(atlas: Atlas, view: CountsView) -> dict[str, Any]:
     """Which source measured which of the genes: a zero means nothing elsewhere."""
-    measured = atlas.measured if view.genes is None else atlas.measured[:, view.genes]
+    columns = slice(None) if view.genes is None else view.genes.positions
+    measured = atlas.measured[:, columns]
     return {layout.SOURCE_NAMES: np.array(atlas.source_names, object), layout.MEASURED: measured}
 
 
 _PIECE_BYTES = 64 << 20
 _MOST_PIECE_CELLS = 1 << 16
+_CHOOSING_BYTES = 24
+"""Of an entry while genes are chosen and put in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,9 @@ def read_matrix(
     is read where the number of counts can be foreseen, else as soon as it does.
     """
     n_cells, _ = view.shape
-    entry_bytes = view.dtype.itemsize + 4
+    entry_bytes = (view.dtype.itemsize + 4) * 9 / 8  # see GrowingArray
     step = _piece_cells(atlas)
-    base = 8 * (n_cells + 1) + atlas.estimate_block_bytes(min(step, n_cells))
+    base = _piece_bytes(atlas, view, min(step, n_cells)) + 8 * (n_cells + 1)
     if view.genes is None and atlas.n_nonzeros is not None:
         expected = base + atlas.n_nonzeros * n_cells / atlas.n_cells * entry_bytes
         if expected > limit.n_bytes:
@@ -123,3 +128,9 @@ def _piece_cells(atlas: Atlas) -> int:
     while n_cells > 1 and atlas.estimate_block_bytes(n_cells) > _PIECE_BYTES:
         n_cells //= 2
     return n_cells
+
+
+def _piece_bytes(atlas: Atlas, view: CountsView, n_cells: int) -> int:
+    """Bytes of a piece as it is read and as it is given."""
+    given = view.dtype.itemsize if view.genes is None else view.dtype.itemsize + _CHOOSING_BYTES
+    return atlas.estimate_block_bytes(n_cells) + given * atlas.most_entries(n_cells)

@@ -6,10 +6,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
 from tigon.storage.errors import InputError
+from tigon.storage.minibatches.genes import Genes
 from tigon.storage.views.blocks import block_sizes
 from tigon.storage.views.counts_view import CountsView, view_dtype
 from tigon.storage.views.reopening import Place, reference
@@ -67,8 +68,14 @@ def view_of(atlas: Atlas, cells: Any, genes: Any, dtype: DTypeLike | None) -> Co
         ),
         dtype=view_dtype(dtype, atlas.values_dtype),
         cells=chosen_cells,
-        genes=chosen_genes,
+        genes=None if chosen_genes is None else _genes_at(chosen_genes, atlas.n_genes),
     )
+
+
+def _genes_at(positions: NDArray[np.int64], n_genes: int) -> Genes:
+    place = np.full(n_genes, -1, np.int32)
+    place[positions] = np.arange(len(positions), dtype=np.int32)
+    return Genes(positions, place)
 
 
 def _name(view: CountsView, chunks: Any) -> str:
@@ -77,8 +84,9 @@ def _name(view: CountsView, chunks: Any) -> str:
 
     if not isinstance(view.atlas, Place) or view.atlas.digest is None:
         return f"tigon-{uuid.uuid4().hex}"
+    genes = None if view.genes is None else view.genes.positions
     place = (view.atlas.path, view.atlas.digest, view.shape)
-    return f"tigon-{tokenize(place, view.dtype.str, view.cells, view.genes, chunks)}"
+    return f"tigon-{tokenize(place, view.dtype.str, view.cells, genes, chunks)}"
 
 
 def _import_dask_array() -> Any:
