@@ -13,7 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from builders import make_adata, write_h5ad
+from builders import make_adata, make_counts, write_h5ad
 from scipy import sparse
 
 from tigon.storage import Atlas, open_atlas, write_atlas
@@ -279,6 +279,21 @@ def test_cells_of_an_atlas_smaller_than_a_batch(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.sort(batch.cells), np.arange(60))
         assert len(small.minibatches(drop_last=True)) == 0
         assert list(small.minibatches(drop_last=True)) == []
+
+
+def test_counts_that_float32_would_round_are_refused() -> None:
+    counts = make_counts()
+    counts[3, 3] = 2**24
+    with open_atlas(make_adata(counts.astype(np.float64))) as large:
+        (batch,) = large.minibatches()
+        assert batch.to_scipy().max() == 2**24
+    counts = counts.astype(np.uint32)
+    counts[3, 3] = 2**24 + 1
+    with open_atlas(make_adata(counts)) as larger:
+        (batch,) = larger.minibatches()
+        assert batch.values.max() == 2**24 + 1
+        with pytest.raises(InputError, match=r"a count is 16,777,217: float32 is exact up to"):
+            batch.to_scipy()
 
 
 def test_mini_batches_are_made_by_the_atlas(atlas: Atlas) -> None:

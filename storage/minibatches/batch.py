@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tigon.storage.errors import InputError
+
+_EXACT = 1 << 24
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MiniBatch:
@@ -64,11 +68,14 @@ class MiniBatch:
 
         Raises
         ------
+        InputError
+            A count is above 16,777,216, and float32 would round it.
         TypeError
             The mini-batch is on a CUDA device.
         """
         if not isinstance(self.indptr, np.ndarray):
             raise TypeError("the mini-batch is on a CUDA device: use to_cupy() or to_torch()")
+        self.check_exact()
         indices, values = self.indices.astype(np.int32), self.values.astype(np.float32)
         return sparse.csr_array((values, indices, self.indptr), shape=self.shape)
 
@@ -79,6 +86,7 @@ class MiniBatch:
         """
         from tigon.storage.minibatches.device import to_cupy
 
+        self.check_exact()
         return to_cupy(self)
 
     def to_torch(self, layout: Literal["csr", "dense"] = "csr", device: Any = None) -> Any:
@@ -95,4 +103,20 @@ class MiniBatch:
         """
         from tigon.storage.minibatches.torch import to_torch
 
+        self.check_exact()
         return to_torch(self, layout, device)
+
+    def check_exact(self) -> None:
+        """Refuse to make float32 of counts that it would round.
+
+        Raises
+        ------
+        InputError
+            A count is above 16,777,216.
+        """
+        wide = self.values.dtype.kind == "u" and self.values.dtype.itemsize > 2
+        if wide and len(self.values) and (most := int(self.values.max())) > _EXACT:
+            raise InputError(
+                f"a count is {most:,}: float32 is exact up to {_EXACT:,}; use the arrays indptr, "
+                "indices and values of the mini-batch as they are"
+            )
