@@ -2,13 +2,19 @@
 
 Results come in task order, at most ``window`` tasks are in flight, and no result is
 handed over twice; so whoever folds the results gets the same bytes for any number of
-threads. A task is drawn when the consumer has done with the result that made room for
+threads or workers. A task is drawn when the consumer has done with the result that made room for
 it, and not before: with a window of w, what a task is made of may depend on all results
 but the last w - 1. That number, the staleness of an iterative algorithm, is then a
 property of the plan and not of the machine.
 """
 
+from typing import TypeAlias
+
 from tigon.kernels.threads import available_threads
+from tigon.scaling.engine.cluster import ClusterEngine
 from tigon.scaling.engine.threads import ThreadEngine
 
-__all__ = ["ThreadEngine", "available_threads"]
+Engine: TypeAlias = ThreadEngine | ClusterEngine
+"""Whatever runs tasks."""
+
+__all__ = ["ClusterEngine", "Engine", "ThreadEngine", "available_threads"]

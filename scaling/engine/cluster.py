@@ -1,0 +1,305 @@
+"""The ordered map on the workers of a Dask cluster.
+
+The function of a map is pickled once, into a folder that client and workers share, and
+each worker process loads it once; a task is its argument. Nothing is scattered, so that
+the scheduler holds no more than the tasks under way and no worker holds what others
+need. Workers keep nothing between tasks: what is lost with one is done again by another,
+and results are taken in order, each once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from tigon.scaling.engine.threads import ThreadEngine
+from tigon.storage.errors import InputError, TigonError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+RETRIES = 2
+"""How often a task that raised is tried again."""
+
+_RESUBMISSIONS = 5
+"""How often a task is submitted again after the workers that ran it were lost."""
+
+_SMALL_BYTES = 1 << 18
+"""Arguments up to this size travel with the task; larger ones lie in the folder."""
+
+_PATIENCE_S = 300.0
+"""How long to wait when there is no worker at all."""
+
+_LOOK_EVERY_S = 5.0
+"""How often to look after the scheduler and the workers while a task takes long."""
+
+_numbers = count()
+
+
+class ClusterError(TigonError):
+    """The cluster cannot go on: what was computed so far is in the checkpoint."""
+
+
+class ClusterEngine:
+    """Runs tasks on the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client
+        Connected to the scheduler.
+    folder
+        An existing folder that this process and all workers see under the same path.
+    n_threads
+        Threads of this process, for what is done here: folding and updates.
+
+    Raises
+    ------
+    InputError
+        There is no worker, or one does not see the folder, or has another version.
+
+    Notes
+    -----
+    A task may run more than once, and must be a pure function of its argument, apart
+    from files whose bytes it always writes the same.
+    """
+
+    def __init__(self, client: Client, folder: Path, n_threads: int) -> None:
+        self._client, self._folder = client, folder
+        self._threads = ThreadEngine(n_threads)
+        self.n_threads = n_threads
+        _check_workers(client, folder)
+
+    @property
+    def local(self) -> ThreadEngine:
+        """The engine whose tasks run in this process and share its memory."""
+        return self._threads
+
+    @property
+    def window(self) -> int:
+        """Tasks in flight unless a call says otherwise: two for each thread of a worker."""
+        return 2 * max(1, sum(self._client.nthreads().values()))
+
+    def ordered_map(
+        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int | None = None
+    ) -> Iterator[Result]:
+        """Yield ``fn(task)`` in task order, keeping at most ``window`` in flight.
+
+        Parameters
+        ----------
+        fn
+            A pure function of its task that can be pickled.
+        tasks
+            Taken one by one as the window allows.
+        window
+            At most this many tasks in flight.
+
+        Raises
+        ------
+        TigonError
+            What a task raised; or the cluster was lost.
+        """
+        number = next(_numbers)
+        path = _written(self._folder / f"map-{os.getpid()}-{number}.pkl", _pickled(fn))
+        flying: deque[_Flight] = deque()
+        try:
+            for n, task in enumerate(tasks):
+                flight = _Flight(self._client, path, f"tigon-{os.getpid()}-{number}-{n}", task)
+                flying.append(flight)
+                if len(flying) >= (window or self.window):
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+        finally:
+            for flight in flying:
+                flight.cancel()
+            path.unlink(missing_ok=True)
+
+    def share(self, fn: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
+        """See :meth:`tigon.scaling.engine.threads.ThreadEngine.share`."""
+        return self._threads.share(fn, tasks)
+
+    def read_ahead(
+        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2
+    ) -> Iterator[Result]:
+        """See :meth:`tigon.scaling.engine.threads.ThreadEngine.read_ahead`."""
+        return self._threads.read_ahead(fn, tasks, window)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.__exit__(kind, error, trace)
+
+
+class _Flight:
+    """One task under way."""
+
+    def __init__(self, client: Client, fn: Path, key: str, task: Any) -> None:
+        self._client, self._fn, self._key, self._told = client, fn, key, str(task)
+        packed = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+        self._file: Path | None = None
+        self._argument: bytes | Path = packed
+        if len(packed) > _SMALL_BYTES:
+            self._argument = self._file = _written(fn.with_name(f"{key}.pkl"), packed)
+        self._n_submitted = 0
+        self._future = self._submit()
+
+    def _submit(self) -> Future:
+        self._n_submitted += 1
+        return self._client.submit(
+            _run,
+            self._fn,
+            self._argument,
+            key=f"{self._key}-{self._n_submitted}",
+            pure=False,
+            retries=RETRIES,
+        )
+
+    def result(self) -> Any:
+        """Wait for it, and submit it again when all workers that ran it were lost."""
+        from distributed import KilledWorker
+
+        while True:
+            try:
+                found = self._wait()
+            except (KilledWorker, CancelledError, asyncio.CancelledError) as error:
+                if not _is_connected(self._client):
+                    raise _lost(self._client) from error
+                if self._n_submitted > _RESUBMISSIONS:
+                    raise ClusterError(
+                        f"the task {self._told} was lost with its worker {self._n_submitted} "
+                        f"times ({error}): a worker may need more memory; see the logs of the "
+                        "workers, and go on with --resume"
+                    ) from error
+                self._future = self._submit()
+            except TigonError:
+                raise
+            except Exception as error:
+                raise ClusterError(
+                    f"the task {self._told} failed {RETRIES + 1} times on the workers "
+                    f"({type(error).__name__}: {error}): go on with --resume when it is mended"
+                ) from error
+            else:
+                self._forget()
+                return found
+
+    def _wait(self) -> Any:
+        """The result, as soon as it is there; CancelledError when the scheduler is gone."""
+        from distributed import TimeoutError as OutOfTime
+        from distributed import wait
+
+        idle = 0.0
+        while True:
+            try:
+                wait(self._future, timeout=_LOOK_EVERY_S)
+                return self._client.gather(self._future, direct=True)
+            except OutOfTime:
+                if not _is_connected(self._client):
+                    raise CancelledError from None
+                idle = 0.0 if self._client.nthreads() else idle + _LOOK_EVERY_S
+                if idle >= _PATIENCE_S:
+                    raise ClusterError(
+                        f"there has been no worker for {idle:.0f} s: start some, and go on with "
+                        "--resume"
+                    ) from None
+
+    def cancel(self) -> None:
+        """It is not wanted any more."""
+        self._future.cancel()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._future.release()
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: str) -> Callable[[Any], Any]:
+    """The function of a map; a worker process reads it once."""
+    fn: Callable[[Any], Any] = pickle.loads(Path(path).read_bytes())
+    return fn
+
+
+def _run(fn: Path, argument: bytes | Path) -> Any:
+    """What a worker does."""
+    packed = argument if isinstance(argument, bytes) else argument.read_bytes()
+    return _loaded(str(fn))(pickle.loads(packed))
+
+
+def _pickled(fn: Callable[..., Any]) -> bytes:
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(fn)
+    return packed
+
+
+def _written(path: Path, content: bytes) -> Path:
+    """Write a file whole: a worker may look at any time."""
+    aside = path.with_suffix(".partial")
+    aside.write_bytes(content)
+    return aside.replace(path)
+
+
+def _is_connected(client: Client) -> bool:
+    return bool(client.status == "running")
+
+
+def _lost(client: Client) -> ClusterError:
+    return ClusterError(
+        f"the scheduler at {_address(client)} is gone: start it again, and go on with --resume"
+    )
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address) if client.scheduler else "an unknown address"
+
+
+def _seen(token: Path) -> tuple[bool, str]:
+    """Whether a worker sees a file, and its version of Tigon."""
+    from importlib.metadata import version
+
+    return token.exists(), version("tigon")
+
+
+def _check_workers(client: Client, folder: Path) -> None:
+    """Refuse a cluster that cannot do the work."""
+    token = _written(folder / f"token-{os.getpid()}", b"")
+    try:
+        answers: dict[str, tuple[bool, str]] = client.run(_seen, token)
+    finally:
+        token.unlink()
+    if not answers:
+        raise InputError(
+            f"the scheduler at {_address(client)} has no workers: at least one is needed; start "
+            "some first"
+        )
+    _, own = _seen(token)
+    for worker, (sees, version) in sorted(answers.items()):
+        if not sees:
+            raise InputError(
+                f"the worker {worker} does not see the folder {folder}: it must be on a file "
+                "system that all workers share; choose one with --scratch"
+            )
+        if version != own:
+            raise InputError(
+                f"the worker {worker} has Tigon {version} and this process {own}: results would "
+                "depend on who computes them; install the same version on all"
+            )
