@@ -95,7 +95,6 @@ def simulate(folder: Path, options: argparse.Namespace) -> None:
         n_cells=options.cells,
         n_genes=options.genes,
         n_donors=8,
-        n_types=10,
         n_molecules=options.molecules,
     )
     blocks = [block for donor in range(8) for block in atlas.blocks(donor)]
