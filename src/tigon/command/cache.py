@@ -88,7 +88,7 @@ def clear(
         freed = kept.clear([pack.name for pack in chosen])
         facts: dict[str, Any] = {"kind": "cache", "path": str(folder), "freed_bytes": freed}
         facts["removed"] = [pack.name for pack in chosen]
-        shown.answer(facts, f"removed {len(chosen)} packs, {_size(freed)}")
+        shown.answer(facts, f"removed {_packs(len(chosen))} ({_size(freed)})")
 
 
 def _opened(folder: Path | None) -> PackCache:
@@ -124,9 +124,14 @@ def _agreed(n_packs: int, n_bytes: int) -> bool:
 
     if not n_packs:
         return True
-    if not sys.stdin.isatty():
-        raise InputError(f"{n_packs} packs would be removed: nobody can be asked here; give --yes")
-    return typer.confirm(f"Remove {n_packs} packs, {_size(n_bytes)}?", err=True)
+    what = f"{_packs(n_packs)} ({_size(n_bytes)})"
+    if not _can_ask():
+        raise InputError(f"{what} would be removed: nobody can be asked here; give --yes")
+    return typer.confirm(f"Remove {what}?", err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 def _table(packs: list[CachedPack]) -> str:
@@ -145,6 +150,10 @@ def _row(pack: CachedPack) -> tuple[str, ...]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(pack.last_used))
     atlas = pack.atlas or "(cannot be read)"
     return pack.name, atlas, f"{pack.n_cells:,}", f"{pack.n_genes:,}", _size(pack.n_bytes), used
+
+
+def _packs(n: int) -> str:
+    return f"{n:,} pack" if n == 1 else f"{n:,} packs"
 
 
 def _size(n_bytes: int) -> str:
