@@ -240,10 +240,15 @@ def _tile_of(X: Any) -> CellTile:
     return CellTile(
         library.arange(n, dtype=np.int64),
         library.ascontiguousarray(X.indptr, np.int64),
-        library.ascontiguousarray(X.indices).astype(np.uint32, copy=False),
+        _without_sign(library.ascontiguousarray(X.indices)),
         library.ascontiguousarray(counts),
         library.ones(n, np.float32),
     )
+
+
+def _without_sign(genes: Array) -> Array:
+    """The same positions, none negative, as the kernels read them; a view where it can be."""
+    return genes.view(np.uint32) if genes.dtype == np.int32 else genes.astype(np.uint32)
 
 
 def contiguous_tile(tile: CellTile) -> CellTile:

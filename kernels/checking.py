@@ -94,6 +94,22 @@ def check_finite(name: str, array: Any) -> None:
         )
 
 
+def check_result(name: str, array: Any) -> Any:
+    """What was computed from finite entries, if it stayed within the range of its type.
+
+    Raises
+    ------
+    ValueError
+        Some entries did not.
+    """
+    if not _all_finite(array):
+        raise ValueError(
+            f"{name} leaves the range of {array.dtype}: what it is computed from is too large; "
+            "multiply it by a constant"
+        )
+    return array
+
+
 def _all_finite(array: Any) -> bool:
     if type(array) is np.ndarray and array.dtype in (np.float32, np.float64):
         from tigon.kernels.cpu.scanning import all_finite

@@ -11,6 +11,7 @@ from tigon.kernels.checking import (
     check_gram,
     check_matrix,
     check_not_negative,
+    check_result,
     check_same_library,
 )
 
@@ -40,7 +41,7 @@ def gram(L: Array, V: Array | None = None, lam: float = 0.0, n_threads: int | No
         Arrays of two libraries, or entries that are not real numbers.
     ValueError
         Wrong shapes, no factor, entries that are not finite, a negative lambda, or one
-        without ``V``.
+        without ``V``; results beyond float64.
 
     Notes
     -----
@@ -66,7 +67,7 @@ def gram(L: Array, V: Array | None = None, lam: float = 0.0, n_threads: int | No
         check_matrix("V", V, L.shape)
     elif lam:
         raise ValueError(f"lam is {lam} and there is no V that it weighs: pass V as well")
-    return _twin(library).gram(L, V, lam, n_threads)
+    return check_result("the Gram matrix", _twin(library).gram(L, V, lam, n_threads))
 
 
 def hals(
@@ -103,7 +104,7 @@ def hals(
         Arrays of two libraries, or entries that are not real numbers.
     ValueError
         Wrong shapes, entries that are not finite, a negative factor, a Gram matrix that is
-        none, no sweep, more than 128 factors on a GPU.
+        none, no sweep, more than 128 factors on a GPU, results beyond float32.
 
     Notes
     -----
@@ -134,7 +135,8 @@ def hals(
         raise TypeError(f"n_sweeps is {n_sweeps!r}: a whole number is needed")
     if n_sweeps < 1:
         raise ValueError(f"n_sweeps is {n_sweeps}: at least 1 sweep is needed")
-    return _twin(library).hals(factor, target, gram, n_sweeps, n_threads)
+    found = _twin(library).hals(factor, target, gram, n_sweeps, n_threads)
+    return check_result("the factor", found)
 
 
 def _twin(library: str) -> Array:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from tigon.kernels.cells import as_tile, library_of
-from tigon.kernels.checking import Array, check_matrix, module_of
+from tigon.kernels.checking import Array, check_matrix, check_result, module_of
 
 
 def spmm(
@@ -45,7 +45,8 @@ def spmm(
         X is neither of the above, D is of another library, or entries are not real numbers.
     ValueError
         Shapes that do not fit, rows or genes out of range, entries that are not finite;
-        on a GPU more than 256 columns, or with ``transpose`` 100,000 genes.
+        results beyond their type; on a GPU more than 256 columns, or with ``transpose``
+        100,000 genes.
 
     Notes
     -----
@@ -79,5 +80,5 @@ def spmm(
         raise ValueError(f"D has shape {D.shape}: at least one column is needed")
     twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.whole")
     if transpose:
-        return twin.spmm_transposed(tile, D, m, n_threads)
-    return twin.spmm(tile, D, n_threads)
+        return check_result("X^T D", twin.spmm_transposed(tile, D, m, n_threads))
+    return check_result("X D", twin.spmm(tile, D, n_threads))

@@ -7,8 +7,11 @@ import warnings
 import numpy as np
 import pytest
 from problems import draw_problem, draw_system
+from scipy.sparse import csr_array
 
-from tigon.kernels import NotConvergedWarning, nnls, reference
+from tigon import kernels
+from tigon.kernels import NotConvergedWarning, nnls, reference, spmm
+from tigon.kernels.cells import as_tile
 from tigon.kernels.checking import check_gram
 from tigon.kernels.cpu.genes import hals
 from tigon.kernels.cpu.step import MetageneTable, minibatch_step
@@ -174,3 +177,37 @@ def test_many_epochs_do_not_ruin_the_fit(shared_data) -> None:
     assert found[1].W_.any()
     assert found[1].objective_ <= 1.005 * found[0].objective_
     assert found[1].W_.max() <= 1e3 * found[0].W_.max()
+
+
+@pytest.mark.parametrize(
+    ("run", "what"),
+    [
+        (
+            lambda: kernels.gram(np.full((2, 3), 1e200)),
+            "the Gram matrix leaves the range of float64",
+        ),
+        (
+            lambda: kernels.hals(np.zeros((1, 3)), np.full((1, 3), 1e30), np.full((1, 1), 1e-20)),
+            "the factor leaves the range of float32",
+        ),
+        (
+            lambda: spmm(csr_array(np.ones((2, 3))), np.full((3, 1), 3e38, np.float32)),
+            "X D leaves the range of float32",
+        ),
+        (
+            lambda: spmm(csr_array(np.full((2, 3), 1e200)), np.full((2, 1), 1e200), transpose=True),
+            "X.T D leaves the range of float64",
+        ),
+    ],
+)
+def test_results_beyond_their_type_are_refused(run, what: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=what):
+        run()
+
+
+def test_positions_of_scipy_are_read_where_they_lie() -> None:
+    X = csr_array(np.eye(3))
+    tile, _ = as_tile(X, None)
+    assert np.shares_memory(tile.genes, X.indices)
+    X.indices.flags.writeable = False
+    np.testing.assert_array_equal(spmm(X, np.eye(3)), np.eye(3))
