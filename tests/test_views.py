@@ -19,7 +19,7 @@ from scipy import sparse
 
 from tigon.storage import Atlas, open_atlas, write_atlas
 from tigon.storage.errors import InputError, MemoryLimitError
-from tigon.storage.views import in_memory
+from tigon.storage.views import gathering
 from tigon.storage.views.growing import GrowingArray
 from tigon.storage.views.lazy_array import view_of
 
@@ -168,14 +168,12 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     reads: list[Any] = []
     with open_atlas(path) as atlas:
         monkeypatch.setattr(Atlas, "read_runs", lambda self, runs: reads.append(runs))
-        n = atlas.n_nonzeros
-        assert n is not None
-        piece = atlas.estimate_block_bytes(N_CELLS) + 4 * n
-        exact = piece + 8 * (N_CELLS + 1) + 9 * n
+        view = view_of(atlas, None, None, np.float32)
+        exact = round(gathering.Cost.of(atlas, view).total(atlas.n_nonzeros or 0))
         with pytest.raises(MemoryLimitError, match=r"3,000 cells x 40 genes take \d+ MiB.*limit"):
             atlas.to_anndata(memory_limit=exact - 1)
         with pytest.raises(MemoryLimitError, match=r"2,000 cells x 40 genes take about"):
-            atlas.to_anndata(range(2000), memory_limit=exact // 3)
+            atlas.to_anndata(range(2000), memory_limit=exact // 2)
         with pytest.raises(AttributeError):  # of what stands for reading
             atlas.to_anndata(memory_limit=exact)
     assert len(reads) == 1
@@ -183,13 +181,14 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
 
 def test_what_turns_out_not_to_fit_is_refused(path: Path) -> None:
     """How many counts genes have is not known before they are read."""
+    genes = np.arange(20)
     with open_atlas(path) as atlas:
-        piece = atlas.estimate_block_bytes(N_CELLS) + 28 * (atlas.n_nonzeros or 0)
-        enough = piece + 8 * (N_CELLS + 1)
-        with pytest.raises(MemoryLimitError, match="20 genes take about"):
-            atlas.to_anndata(genes=range(20), memory_limit=enough)
-        n = atlas.to_anndata(genes=range(20)).X.nnz
-        assert atlas.to_anndata(genes=range(20), memory_limit=enough + 9 * n).X.nnz == n
+        cost = gathering.Cost.of(atlas, view_of(atlas, None, genes, np.float32))
+        n = atlas.to_anndata(genes=genes).X.nnz
+        assert atlas.to_anndata(genes=genes, memory_limit=round(cost.total(n))).X.nnz == n
+        for memory_limit in (round(cost.total(n)) - 1, cost.fixed_bytes):
+            with pytest.raises(MemoryLimitError, match="20 genes take about"):
+                atlas.to_anndata(genes=genes, memory_limit=memory_limit)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +203,7 @@ def test_what_turns_out_not_to_fit_is_refused(path: Path) -> None:
 def test_memory_is_what_was_foreseen(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_memory, "_PIECE_BYTES", 8 << 20)
+    monkeypatch.setattr(gathering, "_PIECE_BYTES", 8 << 20)
     counts = sparse.random(12_000, 500, 0.15, "csr", rng=np.random.default_rng(0))
     counts.data = np.ceil(counts.data * 5)
     with write_atlas(open_atlas(make_adata(counts)), tmp_path / "a.zarr") as atlas:
@@ -216,11 +215,10 @@ def test_memory_is_what_was_foreseen(
         finally:
             tracemalloc.stop()
         view = view_of(atlas, options.get("cells"), options.get("genes"), np.float32)
-        step = min(in_memory._piece_cells(atlas), found.n_obs)
-        assert step < atlas.n_cells
-        foreseen = in_memory._piece_bytes(atlas, view, step) + 8 * found.n_obs
+        cost = gathering.Cost.of(atlas, view)
+        assert cost.piece_cells < atlas.n_cells
         tables = 1 << 20
-        assert found.X.nnz * 8 < peak < foreseen + 9 * found.X.nnz + tables
+        assert found.X.nnz * 8 < peak < cost.total(found.X.nnz) + tables
 
 
 def test_other_sources_have_the_same_view(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_sums_on_worker_processes_are_those_of_scipy(
     with (
         dask.config.set({"distributed.admin.tick.limit": "60s"}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

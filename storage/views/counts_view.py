@@ -44,7 +44,12 @@ class CountsView:
     ndim: ClassVar[int] = 2
 
     def read(self, start: int, stop: int) -> SparseRows:
-        """Rows ``start`` to ``stop``, with columns ascending and in the type asked for.
+        """Rows ``start`` to ``stop`` in the types they are stored in, columns ascending.
+
+        Raises
+        ------
+        InputError
+            A count is not exact in the type asked for, or cannot be read.
 
         Notes
         -----
@@ -59,24 +64,25 @@ class CountsView:
         rows = atlas.read_runs(runs)
         if self.genes is not None:
             rows = self.genes.of(rows)
-        return SparseRows(rows.indptr, rows.indices, as_type(rows.values, self.dtype))
+        check_exact(rows.values, self.dtype)
+        return rows
 
     def __getitem__(self, key: tuple[slice, slice]) -> sparse.csr_matrix[Any]:
         start, stop, step = key[0].indices(self.shape[0])
         assert step == 1
         rows = self.read(start, max(start, stop))
-        block = to_csr(rows, self.shape[1])
+        block = to_csr(rows, self.shape[1], self.dtype)
         all_columns = key[1].indices(self.shape[1]) == (0, self.shape[1], 1)
         return block if all_columns else block[:, key[1]]
 
 
-def to_csr(rows: SparseRows, n_columns: int) -> sparse.csr_matrix[Any]:
-    """Sorted rows as a SciPy matrix, whose positions are int32 where they fit."""
+def to_csr(rows: SparseRows, n_columns: int, dtype: np.dtype[Any]) -> sparse.csr_matrix[Any]:
+    """Sorted rows as a SciPy matrix of ``dtype``, whose positions are int32 where they fit."""
     wide = len(rows.indices) > np.iinfo(np.int32).max
     positions = np.int64 if wide else np.int32
     matrix = sparse.csr_matrix(
         (
-            rows.values,
+            rows.values.astype(dtype, copy=False),
             rows.indices.astype(positions, copy=False),
             rows.indptr.astype(positions, copy=False),
         ),
@@ -106,19 +112,13 @@ def view_dtype(asked: DTypeLike | None, stored: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def as_type(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Counts in a type of :func:`view_dtype`, exactly.
-
-    Raises
-    ------
-    InputError
-        A count has no equal in float32.
-    """
-    if dtype == np.float32 and values.dtype == np.uint32 and len(values):
-        largest = int(values.max())
-        if largest > _EXACT_FLOAT32:
-            raise InputError(
-                f"a count of {largest:,} cannot be given as float32: whole numbers are exact up "
-                f"to {_EXACT_FLOAT32:,}; ask for dtype float64, or None for them as stored"
-            )
-    return values.astype(dtype, copy=False)
+def check_exact(values: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Refuse counts that have no equal in a type of :func:`view_dtype`."""
+    if dtype != np.float32 or values.dtype != np.uint32 or not len(values):
+        return
+    largest = int(values.max())
+    if largest > _EXACT_FLOAT32:
+        raise InputError(
+            f"a count of {largest:,} cannot be given as float32: whole numbers are exact up to "
+            f"{_EXACT_FLOAT32:,}; ask for dtype float64, or None for them as stored"
+        )

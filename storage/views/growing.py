@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,20 @@ class GrowingArray:
     ----------
     dtype
         Type of its values.
+    expected
+        How many values are expected; room for them takes no memory before it is used.
 
     Notes
     -----
-    Room grows by an eighth, which is how far the peak may be above what was appended:
-    the system moves the pages of large arrays rather than copy them.
+    Beyond what was expected, room grows by an eighth at a time: so far may the peak be
+    above what was appended. The system moves the pages of large arrays rather than
+    copy them.
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._room = np.empty(_LEAST, dtype)
+    MOST_ROOM: ClassVar[float] = 9 / 8
+
+    def __init__(self, dtype: np.dtype[Any], expected: int = 0) -> None:
+        self._room = np.empty(max(expected, _LEAST), dtype)
         self._length = 0
 
     def __len__(self) -> int:
@@ -35,7 +40,7 @@ class GrowingArray:
         """Add values at the end; they are cast to the type of the array."""
         length = self._length + len(values)
         if length > len(self._room):
-            self._room.resize(max(length, len(self._room) * 9 // 8), refcheck=False)
+            self._room.resize(max(length, int(len(self._room) * self.MOST_ROOM)), refcheck=False)
         self._room[self._length : length] = values
         self._length = length
 
