@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
@@ -13,10 +13,11 @@ Result = TypeVar("Result")
 
 def ordered(
     pool: Executor, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield ``fn(task)`` in task order, with at most ``window`` tasks under way or waiting.
 
-    Tasks that have not begun are cancelled when one fails or the caller stops.
+    Tasks that have not begun are cancelled when one fails or the caller stops: close the
+    generator to stop early.
     """
     waiting: deque[Future[Result]] = deque()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,29 @@ def test_counts_that_float32_would_round_are_refused() -> None:
 
 def test_mini_batches_are_made_by_the_atlas(atlas: Atlas) -> None:
     assert isinstance(atlas.minibatches(), MiniBatches)
+
+
+@pytest.mark.parametrize("is_least", [False, True])
+def test_memory_stays_within_what_was_foreseen(tmp_path: Path, is_least: bool) -> None:
+    rng = np.random.default_rng(0)
+    counts = sparse.random_array((20_000, 400), density=0.25, rng=rng, dtype=np.float32)
+    counts.data = np.ceil(3 * counts.data)
+    sizes = {"batch_size": 512, "block_cells": 32, "window_cells": 4096}
+    made_here = open_atlas(make_adata(sparse.csr_matrix(counts)))
+    with write_atlas(made_here, tmp_path / "a.zarr", chunk_nonzeros=1 << 14) as large:
+        with pytest.raises(MemoryLimitError) as no:
+            large.minibatches(memory_limit=1, **sizes)
+        least = int(str(no.value).split()[2].replace(",", ""))
+        limit = least if is_least else 2 * least
+        made = large.minibatches(memory_limit=limit, **sizes)
+        for _ in made.epoch(0):
+            pass  # indexes and libraries are loaded now
+        tracemalloc.start()
+        try:
+            for _ in made.epoch(1):
+                pass
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    # A window of 4,096 cells is 1.6 MB here, and the plan of an epoch is beside it.
+    assert 1.6e6 < peak < limit + 24 * large.n_cells

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tigon.storage.minibatches.torch import SharedMiniBatches
 
 BLOCK_CELLS = 256
-"""Cells of a run: those of about three chunks, so that a third of what is decoded is not used."""
+"""Cells of a run: those of about three chunks, so that a quarter of what is decoded is unused."""
 
 WINDOW_BLOCKS = 128
 """Runs in a window, so that labels which lie sorted cost their mini-batches 1/256 nat each."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tigon.storage.minibatches.ahead import ahead
 from tigon.storage.minibatches.batch import MiniBatch
 from tigon.storage.minibatches.memory import BATCHES_AHEAD, READERS
 from tigon.storage.minibatches.order import runs_of
 from tigon.storage.minibatches.rows import Rows
+from tigon.storage.ordered import ordered
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Reader:
         with (
             ThreadPoolExecutor(READERS, "tigon-minibatches-read") as readers,
             ThreadPoolExecutor(1, "tigon-minibatches-cut") as cutter,
-            closing(ahead(readers, self._piece, _pieces(windows), pieces_ahead)) as pieces,
+            closing(ordered(readers, self._piece, _pieces(windows), pieces_ahead + 1)) as pieces,
         ):
             gathered: list[SparseRows] = []
             for window, is_last, rows in pieces:
@@ -77,7 +77,8 @@ class Reader:
                 if is_last:
                     cut = partial(self._batch, window, Rows.of(gathered))
                     gathered = []
-                    with closing(ahead(cutter, cut, range(window.n_steps), BATCHES_AHEAD)) as found:
+                    steps = range(window.n_steps)
+                    with closing(ordered(cutter, cut, steps, BATCHES_AHEAD + 1)) as found:
                         yield from found
                     # The window is let go of before the next one is put together.
                     del cut, found
