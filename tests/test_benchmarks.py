@@ -31,7 +31,7 @@ def test_kernels_at_their_smallest() -> None:
         assert line["threads"] == 2
         if "kkt_residual" in line:
             limits = {"tight": 1e-6, "exact": 1e-10}
-                limit = limits.get(line["kernel"].split()[1], 1e-3)
+            limit = limits.get(line["kernel"].split()[1], 1e-3)
             assert line["kkt_residual"] <= limit
         if "loss_per_cell" in line:
             assert line["loss_per_cell"][-1] < line["loss_per_cell"][0]
