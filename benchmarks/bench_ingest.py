@@ -61,13 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--cells", type=int, default=Size.n_cells)
+    parser.add_argument("--turns", type=int, default=Size.n_turns)
     parser.add_argument("--limit", default="2GiB", help="memory limit of ingest")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one_turn(*given.one)))
         return
-    size = TINY if given.tiny else Size(n_cells=given.cells)
+    size = TINY if given.tiny else Size(n_cells=given.cells, n_turns=given.turns)
     for line in lines(size, given.limit):
         about = {"n_cells": size.n_cells, "n_genes": size.n_genes, "turns": size.n_turns}
         print(json.dumps({"benchmark": "ingest", **machine(), **about, **line}), flush=True)

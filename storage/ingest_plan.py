@@ -12,10 +12,7 @@ from tigon.storage.space import tell_mib
 _MOST_BLOCK_CELLS = 1 << 16
 _BLOCK_BYTES = 48 << 20
 _MOST_THREADS = 8
-"""More have nothing to do: files are read by one at a time."""
-
-_SUM_BYTES = 26
-"""Beside each count while it is summed: its gene as int64 and three float64 numbers."""
+"""Beyond these, the one thread that puts pieces in order has enough to do."""
 
 _CHUNK_BYTES = 16 << 20
 """Chunks of all arrays that wait, raw and compressed."""
@@ -69,7 +66,7 @@ def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -
     if memory_limit is None:
         return IngestPlan(n_threads, window, block_cells(atlas, _BLOCK_BYTES))
     base = _base_bytes(atlas)
-    smallest = base + 2 * _bytes_of(atlas, 1)
+    smallest = base + 2 * atlas.estimate_block_bytes(1)
     if smallest > memory_limit:
         raise MemoryLimitError(
             f"memory limit {tell_mib(memory_limit)}: writing this atlas takes at least "
@@ -86,13 +83,9 @@ def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -
 def block_cells(atlas: Atlas, budget: int) -> int:
     """Cells to read at a time so that a block takes up to ``budget`` bytes; a power of two."""
     n_cells = _MOST_BLOCK_CELLS
-    while n_cells > 1 and _bytes_of(atlas, n_cells) > budget:
+    while n_cells > 1 and atlas.estimate_block_bytes(n_cells) > budget:
         n_cells //= 2
     return n_cells
-
-
-def _bytes_of(atlas: Atlas, n_cells: int) -> int:
-    return atlas.estimate_block_bytes(n_cells)
 
 
 def _base_bytes(atlas: Atlas) -> int:

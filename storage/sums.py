@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 TILE_CELLS = 2048
 """As the first pass of an integration cuts its tasks."""
 
+_STRIP_CELLS = 64
+"""Summed at a time: what their entries are turned into stays in cache."""
+
 RUN_CELLS = 16384
 """A multiple of the tile; about as many cells as a shard holds."""
 
@@ -84,6 +87,10 @@ class TileSums:
 
     def add(self, cells: Cells) -> None:
         """Take the next cells of the tile."""
+        for first in range(0, len(cells.totals), _STRIP_CELLS):
+            self._add_strip(_cut(cells, first, min(first + _STRIP_CELLS, len(cells.totals))))
+
+    def _add_strip(self, cells: Cells) -> None:
         rows, codes, totals = cells
         lengths = np.diff(rows.indptr)
         weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
@@ -92,31 +99,31 @@ class TileSums:
         sources = np.unique(codes)
         for source in sources.tolist():
             chosen = slice(None) if len(sources) == 1 else np.repeat(codes == source, lengths)
-            self._add(source, genes[chosen], (counts[chosen], x[chosen], np.square(x[chosen])))
+            self._add(source, genes[chosen], (counts[chosen], x[chosen], np.square(x[chosen]), 1))
 
-    def _add(self, source: int, genes: NDArray[np.intp], entries: tuple[NDArray[Any], ...]) -> None:
-        if source in self.by_source:
-            *sums, cells = self.by_source[source]
-            for total, part in zip(sums, entries, strict=True):
-                np.add.at(total, genes, part)
-            np.add.at(cells, genes, 1)
-            return
-        # Of no entries, NumPy returns whole numbers.
-        sums = [np.bincount(genes, part, self._n_genes).astype(np.float64) for part in entries]
-        self.by_source[source] = (*sums, np.bincount(genes, minlength=self._n_genes))
+    def _add(self, source: int, genes: NDArray[np.intp], entries: tuple[Any, ...]) -> None:
+        if source not in self.by_source:
+            floats = [np.zeros(self._n_genes) for _ in range(3)]
+            self.by_source[source] = (*floats, np.zeros(self._n_genes, np.int64))
+        for total, part in zip(self.by_source[source], entries, strict=True):
+            np.add.at(total, genes, part)
 
 
 def tiles_of(start: int, cells: Cells) -> Iterator[tuple[int, Cells]]:
     """Cells from ``start`` on, cut where tiles end, without copying entries."""
-    rows, codes, totals = cells
-    first = 0
-    while first < len(totals):
-        last = min(len(totals), first + TILE_CELLS - (start + first) % TILE_CELLS)
-        indptr = rows.indptr[first : last + 1]
-        entries = slice(int(indptr[0]), int(indptr[-1]))
-        piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
-        yield start + first, Cells(piece, codes[first:last], totals[first:last])
+    first, n_cells = 0, len(cells.totals)
+    while first < n_cells:
+        last = min(n_cells, first + TILE_CELLS - (start + first) % TILE_CELLS)
+        yield start + first, _cut(cells, first, last)
         first = last
+
+
+def _cut(cells: Cells, first: int, last: int) -> Cells:
+    rows, codes, totals = cells
+    indptr = rows.indptr[first : last + 1]
+    entries = slice(int(indptr[0]), int(indptr[-1]))
+    piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
+    return Cells(piece, codes[first:last], totals[first:last])
 
 
 class GeneSumsWriter:
