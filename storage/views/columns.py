@@ -133,7 +133,7 @@ class StoredColumns:
 
     def index(self) -> pd.Index[Any]:
         """Names of the rows."""
-        index: pd.Index[Any] = pd.Index(self.values(self._group.attrs["_index"]), dtype=object)
+        index: pd.Index[Any] = pd.Index(self.values(self._group.attrs["_index"]))
         return index
 
     def values(self, name: str) -> Any:
