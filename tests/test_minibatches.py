@@ -207,6 +207,8 @@ def test_strata_are_datasets_columns_or_numbers(atlas: Atlas, adata: anndata.Ann
     ("options", "message"),
     [
         ({"batch_size": 0}, r"batch_size=0: it is a whole number of at least 1"),
+        ({"batch_size": "many"}, r"batch_size='many': it is a whole number"),
+        ({"batch_size": 9, "window_cells": 8}, r"window_cells=8: it is .* of at least 9"),
         ({"seed": -1}, r"seed=-1"),
         ({"block_cells": 0}, r"block_cells=0"),
         ({"batch_size": 4, "window_cells": 10}, r"window_cells=10: it is a multiple of batch_size"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -43,16 +44,48 @@ class MiniBatches:
     ----------
     atlas
         Must stay open. Its cells are read when they are iterated over.
-    batch_size, shuffle, seed, genes, memory_limit, device, stratify
-        As for :meth:`tigon.storage.Atlas.minibatches`.
-    block_cells, window_cells, drop_last
-        Likewise.
+    batch_size
+        Cells of a mini-batch; the last of an epoch may have fewer.
+    shuffle
+        Whether cells come in random order, or in the atlas's.
+    seed
+        Of the random order.
+    genes
+        Names, positions or a mask of the genes wanted, which come in this order; None
+        for all.
+    memory_limit
+        Bytes that reading may hold at once, the reader's caches and 24 bytes a cell of
+        the atlas for the order of an epoch aside. Less is read ahead under a low limit.
+    device
+        "cpu", or "cuda" or "cuda:1" for mini-batches whose counts are CuPy arrays there.
+    stratify
+        What mini-batches are proportional over: a column of ``obs``, or a whole number
+        for each cell, shape (n_cells,); None for the sources of the atlas. Without
+        shuffling it changes no order.
+    block_cells
+        Consecutive cells that are drawn together. Fewer are more random and slower:
+        every run costs the chunks that it touches.
+    window_cells
+        Cells that are shuffled in memory, a multiple of ``batch_size``; None for 128
+        runs, or a little more.
+    drop_last
+        Whether a last mini-batch that is not full is left out.
+
+    Raises
+    ------
+    InputError
+        An option is out of range, or names genes or a column that are not there.
+    MemoryLimitError
+        A window of cells does not fit in ``memory_limit``.
 
     Notes
     -----
+    An epoch is one pass over the atlas, in which a chunk is decoded once for every
+    window that has cells of it.
+
     Iterating over the object gives the epochs 0, 1, 2, ... in turn, and keeps count
-    of its place for ``state_dict``; :meth:`epoch` gives any epoch from any step and
-    keeps no count. Two iterations at once are independent.
+    of its place for ``state_dict``: after an iteration that was left early the next
+    goes on there. :meth:`epoch` gives any epoch from any step and keeps no count.
     """
 
     def __init__(
@@ -73,7 +106,11 @@ class MiniBatches:
         _check(batch_size=(batch_size, 1), block_cells=(block_cells, 1), seed=(seed, 0))
         if window_cells is None:
             window_cells = batch_size * -(-WINDOW_BLOCKS * block_cells // batch_size)
-        _check_window(window_cells, batch_size)
+        _check(window_cells=(window_cells, batch_size))
+        if window_cells % batch_size:
+            raise InputError(
+                f"window_cells={window_cells}: it is a multiple of batch_size ({batch_size:,})"
+            )
         self.plan = Plan(
             strata=choose_strata(atlas, stratify),
             batch_size=batch_size,
@@ -85,8 +122,8 @@ class MiniBatches:
         )
         self._cuda = cuda_number(device)
         self._reader = Reader(atlas, None if genes is None else choose_genes(atlas, genes))
-        footprint_ = footprint(atlas, batch_size, window_cells, PIECE_CELLS)
-        self._pieces_ahead = footprint_.pieces_ahead(memory_limit)
+        needed = footprint(atlas, batch_size, window_cells, PIECE_CELLS)
+        self._pieces_ahead = needed.pieces_ahead(memory_limit)
         self._epoch = self._step = 0
 
     @property
@@ -196,14 +233,7 @@ class MiniBatches:
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
 
-def _check(**options: tuple[int, int]) -> None:
+def _check(**options: tuple[object, int]) -> None:
     for name, (value, least) in options.items():
-        if value != int(value) or value < least:
+        if not isinstance(value, Integral) or value < least:
             raise InputError(f"{name}={value!r}: it is a whole number of at least {least}")
-
-
-def _check_window(window_cells: int, batch_size: int) -> None:
-    if window_cells < batch_size or window_cells % batch_size:
-        raise InputError(
-            f"window_cells={window_cells!r}: it is a multiple of batch_size ({batch_size:,})"
-        )
