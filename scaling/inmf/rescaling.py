@@ -11,10 +11,18 @@ So the metagenes are brought back to size 1 every so often, and the statistics a
 touched: they are taken to be what they would have been had the metagenes never grown,
 as in dictionary learning with atoms of fixed length (Mairal et al. 2010, Journal of
 Machine Learning Research 11:19-60).
+
+Bases are not replaced by later sums as other statistics are. They follow the metagenes
+exactly, A_jl by 1 / (c_j c_l) and B_j by 1 / c_j, as if their cells had been solved
+against the metagenes as they are sized now.
+
+On this occasion V_i of datasets at rest, whose cells no step touches, are brought up to
+date with W from A_i and B_i.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +31,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.genes import add_product
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.inmf.state import Problem, State
-from tigon.scaling.inmf.steps import gene_ranges
+from tigon.scaling.inmf.steps import gene_ranges, update_V
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -48,23 +56,87 @@ def rescale(state: State, problem: Problem, engine: ThreadEngine) -> None:
 
     Notes
     -----
-    About k^2 m multiplications for every dataset.
+    About k^2 m multiplications for every dataset, and three times that for one at rest.
     """
-    up = 1 / factor_sizes(state.W)[:, None]
-    np.multiply(state.W, up, out=state.W)
-    np.multiply(state.V, up, out=state.V)
-    remaining = 1.0 - state.n_seen / problem.n_cells
-    grams = [
-        SolverGram.of((A + rest * before).astype(np.float32)).blocks
-        for A, rest, before in zip(state.A, remaining, state.A_previous, strict=True)
-    ]
+    up = 1 / factor_sizes(state.W)
+    np.multiply(state.W, up[:, None], out=state.W)
+    np.multiply(state.V, up[:, None], out=state.V)
+    c = up.astype(np.float64)
+    state.sizes[:] *= c
+    at_rest = datasets_at_rest(problem)
+    for A, base in _bases(state.A, state.A_base, state.continued, at_rest):
+        _restate(A, base, c[:, None] * c)
 
-    def rebuild(genes: slice) -> None:
+    def rebase(genes: slice) -> None:
+        for B, base in _bases(state.B, state.B_base, state.continued, at_rest):
+            _restate(B[:, genes], None if base is None else base[:, genes], c[:, None])
+
+    if at_rest or len(state.continued):
+        list(engine.share(rebase, gene_ranges(problem)))
+    rebuild(state, problem, engine, n_sweeps=1)
+
+
+def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int = 0) -> None:
+    """Sum S and T anew from the statistics, then update V of the datasets at rest, in place.
+
+    Parameters
+    ----------
+    state, problem, engine
+        As for :func:`rescale`.
+    n_sweeps
+        HALS sweeps over each V of a dataset at rest.
+    """
+    remaining = 1.0 - state.n_seen / np.maximum(problem.n_cells, 1)
+    A = [
+        now + rest * before
+        for now, rest, before in zip(state.A, remaining, state.A_previous, strict=True)
+    ]
+    grams = [SolverGram.of(of_dataset.astype(np.float32)) for of_dataset in A]
+    at_rest = datasets_at_rest(problem)
+    if at_rest or len(state.continued):
+        for pattern, datasets in enumerate(state.in_pattern):
+            state.S[pattern] = sum((A[i] for i in np.flatnonzero(datasets)), np.zeros_like(A[0]))
+
+    def sum_up(genes: slice) -> None:
         T = state.T[:, genes]
         T[:] = 0.0
-        for i, blocks in enumerate(grams):
+        for i, gram in enumerate(grams):
             T += state.B[i][:, genes]
             T += remaining[i] * state.B_previous[i][:, genes]
-            add_product(state.T, blocks, state.V[i], -1.0, genes.start, genes.stop)
+            add_product(state.T, gram.blocks, state.V[i], -1.0, genes.start, genes.stop)
+        for _ in range(n_sweeps):
+            for i in at_rest:
+                update_V(state, problem, i, grams[i], remaining[i], genes)
 
-    list(engine.share(rebuild, gene_ranges(problem)))
+    list(engine.share(sum_up, gene_ranges(problem)))
+
+
+def datasets_at_rest(problem: Problem) -> list[int]:
+    """Datasets of which no cell is read."""
+    found: list[int] = np.flatnonzero(problem.n_cells == 0).tolist()
+    return found
+
+
+def _bases(
+    sums: NDArray[np.float64],
+    bases: NDArray[np.float64],
+    continued: NDArray[np.int64],
+    at_rest: list[int],
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64] | None]]:
+    """Sums that hold a base, and the base; None where it is all that they hold."""
+    for i in at_rest:
+        yield sums[i], None
+    for i, base in zip(continued.tolist(), bases, strict=True):
+        yield sums[i], base
+
+
+def _restate(
+    sums: NDArray[np.float64], base: NDArray[np.float64] | None, up: NDArray[np.float64]
+) -> None:
+    """Divide the base by ``up``, in place, and leave what else ``sums`` holds."""
+    if base is None:
+        sums /= up
+        return
+    sums -= base
+    base /= up
+    sums += base

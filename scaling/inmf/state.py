@@ -10,6 +10,10 @@ sums of the previous one are handed over linearly as cells are seen again:
 
     A_i = A_now + (1 - n_seen_i / n_i) A_previous,   and the same for B_i.
 
+Cells that were fitted before and are not read again leave sums that stay: their base.
+``A_now`` begins every epoch with it, and n_i counts the cells that are read, so that
+old cells and new ones weigh alike and the equations are those of a fit.
+
 W's normal equations are kept up to date instead of being summed anew over all
 datasets: ``T = sum_i B_i - A_i V_i`` and ``S_p = sum of A_i`` over the datasets
 that measure the genes of pattern p; so a step costs what the datasets that its
@@ -36,7 +40,8 @@ class Problem:
     Attributes
     ----------
     n_cells
-        Cells of each dataset, int64, shape (d,).
+        Cells of each dataset that are read, int64, shape (d,); 0 for a dataset at rest, of
+        which only the statistics of an earlier fit are known.
     measured
         Which genes each dataset measures, bool, shape (d, m).
     scale
@@ -73,8 +78,8 @@ class State:
         Dataset-specific metagenes, float32, shape (d, k, m); zero where a
         dataset does not measure a gene.
     A, B
-        Sums over the cells seen in this epoch, float64, shapes (d, k, k) and
-        (d, k, m).
+        Sums over the cells seen in this epoch and the base, float64, shapes (d, k, k)
+        and (d, k, m).
     A_previous, B_previous
         The previous epoch's sums, same shapes.
     n_seen
@@ -88,6 +93,13 @@ class State:
         Sum of A_i per pattern, float64, shape (p, k, k).
     T
         Sum of B_i - A_i V_i, float64, shape (k, m).
+    continued
+        Datasets that have a base and cells to read, int64, shape (c,).
+    A_base, B_base
+        Their bases, float64, shapes (c, k, k) and (c, k, m). Those of datasets at rest
+        are A and B.
+    sizes
+        What the metagenes were multiplied by since the bases were taken, float64, (k,).
     """
 
     W: NDArray[np.float32]
@@ -101,12 +113,16 @@ class State:
     in_pattern: NDArray[np.bool_]
     S: NDArray[np.float64]
     T: NDArray[np.float64]
+    continued: NDArray[np.int64]
+    A_base: NDArray[np.float64]
+    B_base: NDArray[np.float64]
+    sizes: NDArray[np.float64]
 
     def statistics_of(
         self, dataset: int, n_cells: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A_i and B_i of a dataset with the hand-over applied."""
-        remaining = 1.0 - self.n_seen[dataset] / n_cells
+        remaining = 1.0 - self.n_seen[dataset] / max(n_cells, 1)
         A = self.A[dataset] + remaining * self.A_previous[dataset]
         B = self.B[dataset] + remaining * self.B_previous[dataset]
         return A, B
@@ -123,6 +139,12 @@ def init_state(problem: Problem, n_components: int, seed: np.random.SeedSequence
     W = rng.random((k, m), np.float32) * np.float32(2)
     V = rng.random((d, k, m), np.float32) * np.float32(0.1)
     V *= problem.measured[:, None, :]
+    return empty_state(problem, W, V)
+
+
+def empty_state(problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32]) -> State:
+    """The state of given metagenes, shapes (k, m) and (d, k, m), before any cell is seen."""
+    d, k, m = V.shape
     columns, patterns = np.unique(problem.measured, axis=1, return_inverse=True)
     return State(
         W=W,
@@ -136,19 +158,33 @@ def init_state(problem: Problem, n_components: int, seed: np.random.SeedSequence
         in_pattern=columns.T.copy(),
         S=np.zeros((columns.shape[1], k, k)),
         T=np.zeros((k, m)),
+        continued=np.zeros(0, np.int64),
+        A_base=np.zeros((0, k, k)),
+        B_base=np.zeros((0, k, m)),
+        sizes=np.ones(k),
     )
 
 
 def begin_epoch(state: State) -> None:
-    """Hand this epoch's sums over as the previous ones, and start anew."""
-    np.copyto(state.A_previous, state.A)
-    np.copyto(state.B_previous, state.B)
-    state.A[:] = 0.0
-    state.B[:] = 0.0
+    """Hand this epoch's sums over as the previous ones, and start anew from the bases.
+
+    A dataset of which no cell was seen keeps what it has.
+    """
+    bases = {dataset: at for at, dataset in enumerate(state.continued.tolist())}
+    for i in np.flatnonzero(state.n_seen).tolist():
+        for now, previous, base in (
+            (state.A, state.A_previous, state.A_base),
+            (state.B, state.B_previous, state.B_base),
+        ):
+            np.copyto(previous[i], now[i])
+            now[i] = 0.0
+            if i in bases:
+                previous[i] -= base[bases[i]]
+                now[i] = base[bases[i]]
     state.n_seen[:] = 0
 
 
 def state_bytes(n_datasets: int, n_genes: int, n_components: int) -> int:
-    """Bytes of a state: V, B and B_previous dominate."""
+    """Bytes of the state of a fit: V, B and B_previous dominate."""
     per_dataset = n_components * (20 * n_genes + 16 * n_components)
     return n_datasets * per_dataset + 12 * n_components * n_genes

@@ -86,9 +86,9 @@ def apply_step(
         for change in changes:
             _fold(state, change, genes)
         for _ in range(n_sweeps):
-            _update_W(state, grams, genes)
+            update_W(state, grams, genes)
             for change in changes:
-                _update_V(state, problem, change, genes)
+                update_V(state, problem, change.dataset, change.gram, change.remaining, genes)
 
     list(engine.share(update, ranges))
 
@@ -127,7 +127,8 @@ def _fold(state: State, change: _Change, genes: slice) -> None:
     add_product(state.T, change.change.blocks, state.V[i], -1.0, *ends)
 
 
-def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
+def update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
+    """A sweep over the rows of W for a range of genes, in place; ``grams`` are those of S."""
     if len(grams) == 1:
         S = grams[0]
         hals(state.W, state.T, *S.arrays, 1, genes.start, genes.stop)
@@ -141,17 +142,36 @@ def _update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
         state.W[:, chosen] = W
 
 
-def _update_V(state: State, problem: Problem, change: _Change, genes: slice) -> None:
-    i, A = change.dataset, change.gram
+def update_V(
+    state: State,
+    problem: Problem,
+    dataset: int,
+    A: SolverGram,
+    remaining: float,
+    genes: slice,
+) -> None:
+    """A sweep over the rows of a dataset's V for a range of genes, and T with it, in place.
+
+    Parameters
+    ----------
+    state, problem, dataset
+        The state, what is factorised, and the number of the dataset.
+    A
+        Its A with the hand-over applied.
+    remaining
+        Weight of its previous sums.
+    genes
+        The range.
+    """
     update_specific(
-        state.V[i],
+        state.V[dataset],
         state.W,
-        state.B[i],
-        state.B_previous[i],
+        state.B[dataset],
+        state.B_previous[dataset],
         state.T,
-        change.remaining,
+        remaining,
         problem.lam,
-        problem.measured[i],
+        problem.measured[dataset],
         *A.arrays,
         genes.start,
         genes.stop,
