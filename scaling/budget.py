@@ -136,6 +136,14 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
     )
 
 
+def bytes_to_spare(plan: Plan, limit: int | None) -> int:
+    """What a limit leaves beyond the projected peak, for data that files would do for.
+
+    0 without a limit: nobody has said then what may be taken.
+    """
+    return 0 if limit is None else max(0, limit - plan.peak_bytes)
+
+
 def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int) -> dict[str, int]:
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import align
-from tigon.scaling.budget import Plan, plan_run
+from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
@@ -109,7 +109,7 @@ def integrate_atlas(
         closing(Scratch(scratch)) as aside,
         ThreadEngine(config.n_threads, window=plan.window) as engine,
     ):
-        stages = _Stages(atlas, config, aside.folder, packs, engine, journal, progress)
+        stages = _Stages(atlas, config, plan, aside.folder, packs, engine, journal, progress)
         with writing_scratch(aside, "for the pack and the loadings"):
             contents = stages.run()
         with journal.stage("writing"):
@@ -132,6 +132,7 @@ class _Stages:
         self,
         atlas: Atlas,
         config: IntegrateConfig,
+        plan: Plan,
         folder: Path,
         packs: PackCache | None,
         engine: ThreadEngine,
@@ -140,6 +141,7 @@ class _Stages:
     ) -> None:
         self.atlas = atlas
         self.config = config
+        self.plan = plan
         self.folder = folder
         self.packs = packs
         self.engine = engine
@@ -188,6 +190,7 @@ class _Stages:
             write,
             self.progress,
             self.packs,
+            bytes_to_spare(self.plan, self.config.memory_limit_bytes),
         )
 
     def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:

@@ -188,3 +188,20 @@ def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
     assert (rows.read(10, 15) == 1).all()
     with pytest.raises(InputError, match="cannot be read"):
         rows.read(490, 510)
+
+
+def test_a_pack_in_memory_is_read_like_one_that_is_not(tmp_path: Path) -> None:
+    block, places = draw_cells(60, 12, seed=3)
+    writer = PackWriter(tmp_path / "pack", (60, 12), (np.dtype("<u2"), np.dtype("<u2")), 3)
+    writer.add(places, block)
+    pack, held = writer.finish(), Pack(tmp_path / "pack")
+    held.hold()
+    for path in (tmp_path / "pack").iterdir():
+        path.write_bytes(b"")
+    for start, stop in ((0, 60), (7, 31), (60, 60)):
+        assert same(held.read(start, stop), part(block, np.argsort(places)[start:stop]))
+        np.testing.assert_array_equal(
+            held.datasets(start, stop), block.datasets[np.argsort(places)[start:stop]]
+        )
+    with pytest.raises(InputError, match="ends early"):
+        pack.read(0, 60)

@@ -311,15 +311,34 @@ def test_a_cache_that_is_no_folder_is_refused(tmp_path: Path) -> None:
         PackCache(tmp_path / "file")
 
 
-def test_runs_are_the_same_with_and_without_a_cache(atlas: tigon.Atlas, tmp_path: Path) -> None:
+def test_runs_are_the_same_with_a_cache_and_in_memory(
+    atlas: tigon.Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_held, hold = [0], Pack.hold
+
+    def counted(pack: Pack) -> None:
+        n_held[0] += 1
+        hold(pack)
+
+    monkeypatch.setattr(Pack, "hold", counted)
     options = dict(batch_key="batch", n_components=3, n_genes=40, n_epochs=1, umap=False)
+    cache = tmp_path / "cache"
+    # What the plan asks for and no more: nothing to spare for a pack in memory.
+    tight = tigon.plan(atlas, n_threads=2, **options).peak_bytes
     found = []
-    for name, cache in (("a", None), ("b", tmp_path / "cache"), ("c", tmp_path / "cache")):
+    for kept, limit, expected in ((None, tight, 0), (cache, tight, 0), (cache, "2GiB", 1)):
         run = tigon.integrate(
-            atlas, out=tmp_path / f"{name}.zarr", report=False, cache=cache, **options
+            atlas,
+            out=tmp_path / f"{len(found)}.zarr",
+            report=False,
+            cache=kept,
+            memory_limit=limit,
+            n_threads=2,
+            **options,
         )
         found.append(run)
-    assert len(names(tmp_path / "cache")) == 1
+        assert n_held[0] == expected
+    assert len(names(cache)) == 1
     for run in found[1:]:
         np.testing.assert_array_equal(run.W, found[0].W)
         np.testing.assert_array_equal(run.loadings.read(0, 500), found[0].loadings.read(0, 500))

@@ -61,6 +61,7 @@ def factorise(
     write: WriteCells,
     progress: Progress = silent,
     cache: PackCache | None = None,
+    spare_bytes: int = 0,
 ) -> Factorisation:
     """Factorise the kept cells over the selected genes.
 
@@ -76,6 +77,8 @@ def factorise(
         Called with atlas positions and final loadings, every kept cell once.
     cache
         Where the pack is kept and looked for; None to write it below ``scratch``.
+    spare_bytes
+        A pack that is no larger is held in memory.
 
     Returns
     -------
@@ -109,6 +112,8 @@ def factorise(
     state = init_state(problem, config.n_components, start)
     schedule = plan_schedule(config, n_cells)
     with closing(pack):
+        if pack.n_bytes <= spare_bytes:
+            pack.hold()
         state, history = train(
             pack, scratch, problem, state, schedule, config, engine, epochs, progress
         )

@@ -112,6 +112,7 @@ class Pack:
         }
         for file in self._files.values():
             file.check_length()
+        self._held: dict[str, NDArray[Any]] | None = None
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
         """Another process opens the files itself."""
@@ -137,31 +138,46 @@ class Pack:
         name, i = stretch
         return self._files[name].check_stretch(i)
 
+    def hold(self) -> None:
+        """Read all of the pack, :attr:`n_bytes`, into memory, and from there from now on."""
+        whole = {name: file.read(0, file.length) for name, file in self._files.items()}
+        self._check(0, self.n_cells, whole["indptr.bin"], whole["genes.bin"])
+        self._held = whole
+
     def datasets(self, start: int, stop: int) -> NDArray[np.int32]:
         """Datasets of the cells ``start`` to ``stop``, shape (stop - start,)."""
-        datasets: NDArray[np.int32] = self._files["cells.bin"].read(start, stop)["dataset"].copy()
+        datasets: NDArray[np.int32] = self._part("cells.bin", start, stop)["dataset"].copy()
         return datasets
 
     def read(self, start: int, stop: int) -> PackBlock:
-        """Cells ``start`` to ``stop`` of the pack, in four reads."""
-        cells = self._files["cells.bin"].read(start, stop)
-        indptr = self._files["indptr.bin"].read(start, stop + 1)
+        """Cells ``start`` to ``stop`` of the pack, in four reads; not to be written to."""
+        cells = self._part("cells.bin", start, stop)
+        indptr = self._part("indptr.bin", start, stop + 1)
         first, last = int(indptr[0]), int(indptr[-1])
-        genes = self._files["genes.bin"].read(first, last)
-        # Kernels trust what they are given: a stray position would reach beyond their arrays.
-        if (np.diff(indptr) < 0).any() or genes.max(initial=0) >= self.n_genes:
-            raise InputError(
-                f"{self.folder} is damaged (cells {start} to {stop} name genes beyond the "
-                f"{self.n_genes} there are, or end before they begin): run again to rebuild it"
-            )
+        genes = self._part("genes.bin", first, last)
+        if self._held is None:
+            self._check(start, stop, indptr, genes)
         return PackBlock(
             cells["position"].copy(),
             cells["dataset"].copy(),
             cells["weight"].copy(),
             indptr - first,
             genes,
-            self._files["counts.bin"].read(first, last),
+            self._part("counts.bin", first, last),
         )
+
+    def _part(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        if self._held is not None:
+            return self._held[name][start:stop]
+        return self._files[name].read(start, stop)
+
+    def _check(self, start: int, stop: int, indptr: NDArray[np.int64], genes: NDArray[Any]) -> None:
+        # Kernels trust what they are given: a stray position would reach beyond their arrays.
+        if (np.diff(indptr) < 0).any() or genes.max(initial=0) >= self.n_genes:
+            raise InputError(
+                f"{self.folder} is damaged (cells {start} to {stop} name genes beyond the "
+                f"{self.n_genes} there are, or end before they begin): run again to rebuild it"
+            )
 
 
 def write_description(path: Path, told: dict[str, Any]) -> None:
