@@ -176,8 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        for start in range(0, len(body[:sent]), 1 << 18):
-            piece = body[:sent][start : start + (1 << 18)]
+        whole = memoryview(body)[:sent]
+        for start in range(0, len(whole), 1 << 18):
+            piece = whole[start : start + (1 << 18)]
             self.state.wait_for_room(len(piece))
             self.wfile.write(piece)
         if sent is not None:

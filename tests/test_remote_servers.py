@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,23 @@ def test_requests_of_an_epoch(server: Server) -> None:
         # Blocks that lie across the border of two shards need both.
         assert len(server.log) - again <= 2 * (n_shards - 1 + len(starts))
         assert all(asked.range for asked in server.of("/X/data/"))
+
+
+def test_a_stream_that_is_read_ahead_asks_for_nothing_twice(server: Server) -> None:
+    blocks = [(start, start + 60) for start in range(0, N_CELLS, 60)]
+    with open_atlas(f"{server.url}/atlas.zarr") as atlas:
+        for block in reversed(blocks):  # nothing is expected
+            atlas.read(*block)
+        before = len(server.log)
+        for block in reversed(blocks):
+            atlas.read(*block)
+        needed = Counter(server.log[before:])
+        server.latency_s = 0.005
+        for n_readers in (1, 2, 4):
+            before = len(server.log)
+            with ThreadPoolExecutor(n_readers) as readers:
+                list(readers.map(lambda block: atlas.read(*block), blocks))
+            assert Counter(server.log[before:]) == needed
 
 
 def test_scattered_cells_are_asked_for_together(server: Server) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.reading.ahead import Expected
 from tigon.storage.reading.codecs import BadChunk
 from tigon.storage.reading.fetching import (
     Bodies,
@@ -32,6 +33,7 @@ def execute(
     objects: Objects,
     helpers: Executor | None,
     n_helpers: int,
+    expected: Expected | None = None,
 ) -> list[NDArray[Any]]:
     """The values of a plan's ranges.
 
@@ -45,6 +47,9 @@ def execute(
         The store.
     helpers, n_helpers
         Threads that decode beside the one that calls, and how many to ask.
+
+    expected
+        Requests that were made already, of objects that take time to answer.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def execute(
     parts = [_Part(*each) for each in zip(layouts, plan.pieces, outputs, strict=True)]
     for array, number in plan.unstored:
         parts[array].fill(number)
-    bodies = _bodies(plan, layouts, objects)
+    bodies = _bodies(plan, layouts, objects, expected)
 
     def work() -> None:
         try:
@@ -79,11 +84,23 @@ def execute(
     return outputs
 
 
-def _bodies(plan: Plan, layouts: Sequence[ArrayLayout], objects: Objects) -> Bodies:
-    if objects.fetchers is None:
+def _bodies(
+    plan: Plan, layouts: Sequence[ArrayLayout], objects: Objects, expected: Expected | None
+) -> Bodies:
+    fetchers = objects.fetchers
+    if fetchers is None:
         return ReadWhenTaken(objects, plan.requests)
-    sizes = [_bound(request, layouts[request.array]) for request in plan.requests]
-    return FetchedAhead(objects, plan.requests, sizes, objects.fetchers, BUDGET_BYTES)
+
+    def ask(request: Request) -> Future[Body | None]:
+        claimed = None if expected is None else expected.claim(request)
+        return claimed or fetchers.submit(read_body, objects, request)
+
+    return FetchedAhead(plan.requests, bounds(plan, layouts), ask, BUDGET_BYTES)
+
+
+def bounds(plan: Plan, layouts: Sequence[ArrayLayout]) -> list[int]:
+    """Bytes of each request of a plan, or more."""
+    return [_bound(request, layouts[request.array]) for request in plan.requests]
 
 
 def _bound(request: Request, layout: ArrayLayout) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -82,14 +82,12 @@ class FetchedAhead:
 
     Parameters
     ----------
-    objects
-        Where they lie.
     requests
         In the order of asking.
     sizes
         Bytes of each, or a bound.
-    fetchers
-        Threads that fetch.
+    ask
+        Makes a request; the future is of its body.
     budget_bytes
         Bytes that may be under way or fetched and not done; one request may go
         beyond.
@@ -97,13 +95,12 @@ class FetchedAhead:
 
     def __init__(
         self,
-        objects: Objects,
         requests: Sequence[Request],
         sizes: Sequence[int],
-        fetchers: Executor,
+        ask: Callable[[Request], Future[Body | None]],
         budget_bytes: int,
     ) -> None:
-        self._objects, self._fetchers = objects, fetchers
+        self._request = ask
         self._sizes = dict(zip(map(id, requests), sizes, strict=True))
         self._left = deque(requests)
         self._arrived: deque[tuple[Request, Future[Body | None]]] = deque()
@@ -146,7 +143,7 @@ class FetchedAhead:
                 return
             request = self._left.popleft()
             self._held += size
-            future = self._fetchers.submit(read_body, self._objects, request)
+            future = self._request(request)
             self._flying.add(future)
             future.add_done_callback(partial(self._arrive, request))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.reading.executing import execute
+from tigon.storage.reading.ahead import Expected
+from tigon.storage.reading.executing import bounds, execute
 from tigon.storage.reading.indexes import ShardIndexes
 from tigon.storage.reading.layout import ArrayLayout, parse_layout
 from tigon.storage.reading.objects import Objects
@@ -42,6 +44,7 @@ class ChunkStore:
         self._n_helpers = available_cpus() - 1
         self._lock = threading.Lock()
         self._is_closed = False
+        self._expected = None if objects.fetchers is None else Expected(objects, objects.fetchers)
         self._helpers = DECODERS.acquire(self._n_helpers) if self._n_helpers else None
 
     def plan(self, arrays: Sequence[ChunkedArray], ranges: NDArray[np.int64]) -> Plan:
@@ -61,14 +64,19 @@ class ChunkStore:
         """
         if self._is_closed:
             raise InputError(f"{self.objects.where} was closed: open it again to read on")
+        if self._expected is not None:
+            self._expected.begin(ranges.tobytes())
+        self._indexes.fetch(
+            (array.layout, shard)
+            for array in arrays
+            if array.layout.shard_chunks > 1
+            for shard in needed_shards(cut(ranges, array.layout.chunk), array.layout)
+        )
+        return self._make_plan(arrays, ranges)
+
+    def _make_plan(self, arrays: Sequence[ChunkedArray], ranges: NDArray[np.int64]) -> Plan:
         layouts = [array.layout for array in arrays]
         pieces = [cut(ranges, layout.chunk) for layout in layouts]
-        self._indexes.fetch(
-            (layout, shard)
-            for layout, part in zip(layouts, pieces, strict=True)
-            if layout.shard_chunks > 1
-            for shard in needed_shards(part, layout)
-        )
         return make_plan(
             pieces,
             layouts,
@@ -80,7 +88,42 @@ class ChunkStore:
     def execute(self, plan: Plan, arrays: Sequence[ChunkedArray]) -> list[NDArray[Any]]:
         """The values of a plan made for these arrays, here or by another process."""
         layouts = [array.layout for array in arrays]
-        return execute(plan, layouts, self.objects, self._helpers, self._n_helpers)
+        return execute(plan, layouts, self.objects, self._helpers, self._n_helpers, self._expected)
+
+    def expect(
+        self, arrays: Sequence[ChunkedArray], ranges: Sequence[NDArray[np.int64]] | None
+    ) -> None:
+        """Ask now for what readings of ranges to come will ask for.
+
+        Parameters
+        ----------
+        arrays
+            Of this store.
+        ranges
+            Of each reading, as for :meth:`plan`; None when what was expected before will
+            not be read.
+
+        Notes
+        -----
+        Of files nothing is expected: they are there.
+        """
+        if self._expected is None or self.objects.fetchers is None:
+            return
+        if ranges is None:
+            self._expected.forget()
+        else:
+            for of_reading in ranges:
+                self._expected.announce(of_reading.tobytes())
+                self.objects.fetchers.submit(self._expect, arrays, of_reading)
+
+    def _expect(self, arrays: Sequence[ChunkedArray], ranges: NDArray[np.int64]) -> None:
+        assert self._expected is not None
+        # In a thread that fetches, and must not wait for another to be free: indexes are
+        # read here, one after the other. What fails will fail again for who needs it.
+        with suppress(Exception):
+            plan = self._make_plan(arrays, ranges)
+            layouts = [array.layout for array in arrays]
+            self._expected.expect(ranges.tobytes(), plan.requests, bounds(plan, layouts))
 
     def close(self) -> None:
         """End threads and connections that nobody else uses."""
@@ -88,6 +131,8 @@ class ChunkStore:
             if self._is_closed:
                 return
             self._is_closed = True
+        if self._expected is not None:
+            self._expected.forget()
         if self._helpers is not None:
             DECODERS.release(self._n_helpers)
         self.objects.close()
@@ -151,11 +196,23 @@ def read_ranges(arrays: Sequence[Any], ranges: NDArray[np.int64]) -> list[NDArra
         Of each array all its ranges, in its own type; fewer values where a slice of
         an array gave fewer.
     """
-    stores = {id(array.store) for array in arrays if isinstance(array, ChunkedArray)}
-    if len(stores) == 1 and all(isinstance(array, ChunkedArray) for array in arrays):
-        store: ChunkStore = arrays[0].store
+    store = _common_store(arrays)
+    if store is not None:
         return store.execute(store.plan(arrays, ranges), arrays)
     return [_slices(array, ranges) for array in arrays]
+
+
+def expect_ranges(arrays: Sequence[Any], ranges: Sequence[NDArray[np.int64]] | None) -> None:
+    """Say what :func:`read_ranges` will be asked for next; None when order broke."""
+    store = _common_store(arrays)
+    if store is not None:
+        store.expect(arrays, ranges)
+
+
+def _common_store(arrays: Sequence[Any]) -> ChunkStore | None:
+    stores = [array.store for array in arrays if isinstance(array, ChunkedArray)]
+    is_common = len(stores) == len(arrays) and all(store is stores[0] for store in stores)
+    return stores[0] if is_common else None
 
 
 def _slices(array: Any, ranges: NDArray[np.int64]) -> NDArray[Any]:

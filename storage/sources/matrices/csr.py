@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.reading.store import read_ranges
+from tigon.storage.reading.ahead import Order
+from tigon.storage.reading.store import expect_ranges, read_ranges
 from tigon.storage.sources.matrices.matrix import (
     Array,
     Lock,
@@ -65,6 +66,7 @@ class CsrMatrix:
         return self.dtype.itemsize + int(np.dtype(self.indices.dtype).itemsize)
 
     def read(self, start: int, stop: int) -> SparseRows:
+        self._expect_what_follows(start, stop)
         return self.read_runs([(start, stop)])
 
     def read_runs(self, runs: Runs) -> SparseRows:
@@ -77,6 +79,20 @@ class CsrMatrix:
         self._check_length("indices", len(indices), n_entries)
         self._check_length("data", len(values), n_entries)
         return SparseRows(indptr=_indptr(starts), indices=indices, values=values)
+
+    def _expect_what_follows(self, start: int, stop: int) -> None:
+        runs = self._order.next_after(start, stop) if start < stop else []
+        with reading(self.where, start, stop):
+            if runs is None:
+                expect_ranges((self.indices, self.values), None)
+                return
+            known = [self._starts.of(*run) for run in runs if self._starts.knows(*run)]
+            ranges = [np.array([[starts[0], starts[-1]]]) for starts in known]
+            expect_ranges((self.indices, self.values), ranges)
+
+    @cached_property
+    def _order(self) -> Order:
+        return Order(self.shape[0])
 
     @cached_property
     def _starts(self) -> RowStarts:

@@ -57,6 +57,11 @@ class RowStarts:
         starts += self._offsets.values[first]
         return starts[start - first * STRIDE :]
 
+    def knows(self, start: int, stop: int) -> bool:
+        """Whether :meth:`of` has all it needs."""
+        numbers = range(start // self._piece, -(-stop // self._piece))
+        return all(number in self._cache for number in numbers)
+
     def _lengths(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         pieces = []
         for number in range(start // self._piece, -(-stop // self._piece)):
