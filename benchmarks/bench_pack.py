@@ -34,9 +34,11 @@ from tigon.scaling.datasets import Datasets
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.state import Problem, init_state
+from tigon.scaling.inmf.training import train
 from tigon.scaling.packing import build_pack
 from tigon.storage.block import Block
-from tigon.storage.packs.pack import Pack, PackBlock
+from tigon.storage.packs.pack import Pack
 
 N_DATASETS = 4
 DRAWN_CELLS = 2000
@@ -137,16 +139,21 @@ def seconds_of(fn: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def write_once(arrays: Path, n_genes: int, n_threads: int) -> float:
-    """Seconds to write a pack of the counts saved in a folder, by the version that is imported."""
+def write_once(arrays: Path, n_genes: int, n_threads: int) -> list[float]:
+    """Seconds, and processor seconds, to write a pack of saved counts by what is imported."""
     saved = np.load(arrays)
     counts = Counts(saved["indptr"], saved["indices"], saved["values"], int(saved["n_genes"]))
     job = Job.of(counts, n_genes)
+    found = []
     with (
         tempfile.TemporaryDirectory(dir=arrays.parent) as folder,
         ThreadEngine(n_threads) as engine,
     ):
-        return min(job.seconds(folder, engine, 2))
+        for i in range(2):
+            before = time.process_time()
+            seconds = seconds_of(lambda i=i: job.write(Path(folder, f"{i}"), engine))
+            found.append((seconds, time.process_time() - before))
+    return [min(column) for column in zip(*found, strict=True)]
 
 
 def compare(
@@ -155,7 +162,7 @@ def compare(
     """Writing by this version and by another, in processes of their own, in turn."""
     task = ["--once", str(arrays), "--genes", str(n_genes), "--threads", str(n_threads)]
     command = [sys.executable, __file__, *task]
-    seconds: dict[str, list[float]] = {"this": [], "other": []}
+    found: dict[str, list[list[float]]] = {"this": [], "other": []}
     for _ in range(n_repeats):
         for version, environment in (("other", {"PYTHONPATH": other}), ("this", {})):
             done = subprocess.run(
@@ -165,39 +172,35 @@ def compare(
                 text=True,
                 check=True,
             )
-            seconds[version].append(float(done.stdout))
-    this, before = min(seconds["this"]), min(seconds["other"])
+            found[version].append(json.loads(done.stdout))
+    (this, this_cpu), (before, before_cpu) = (
+        [min(column) for column in zip(*found[version], strict=True)]
+        for version in ("this", "other")
+    )
     return {
         "what": "writing, against another version",
         "seconds": round(this, 3),
         "other_seconds": round(before, 3),
         "times_as_fast": round(before / this, 2),
-        "ratios": [round(b / a, 2) for a, b in zip(seconds["this"], seconds["other"], strict=True)],
+        "cpu_seconds": round(this_cpu, 3),
+        "other_cpu_seconds": round(before_cpu, 3),
+        "ratios": [
+            round(b[0] / a[0], 2) for a, b in zip(found["this"], found["other"], strict=True)
+        ],
     }
 
 
 def read_figures(pack: Pack, n_repeats: int, engine: ThreadEngine) -> Iterator[dict[str, Any]]:
     """Checking the pack, and an epoch's mini-batches from its files and from memory."""
-    whole = pack.read(0, pack.n_cells)
+    held = Pack(pack.folder)
+    held.hold()
     cuts = plan_schedule(INMFConfig(n_components=20), pack.n_cells).epoch(
         1, np.random.SeedSequence(0)
     )
-
-    def resident(start: int, stop: int) -> PackBlock:
-        first, last = whole.indptr[start], whole.indptr[stop]
-        return PackBlock(
-            whole.positions[start:stop],
-            whole.datasets[start:stop],
-            whole.weights[start:stop],
-            whole.indptr[start : stop + 1] - first,
-            whole.genes[first:last],
-            whole.counts[first:last],
-        )
-
     ways: dict[str, Callable[[], object]] = {
         "checking": lambda: sum(engine.ordered_map(pack.check, pack.stretches())),
         "an epoch from files": lambda: [pack.read(*cut) for cut in cuts],
-        "an epoch from memory": lambda: [resident(*cut) for cut in cuts],
+        "an epoch from memory": lambda: [held.read(*cut) for cut in cuts],
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(n_repeats):
@@ -213,11 +216,49 @@ def read_figures(pack: Pack, n_repeats: int, engine: ThreadEngine) -> Iterator[d
         }
 
 
+def training_figures(
+    job: Job, pack: Pack, n_repeats: int, engine: ThreadEngine
+) -> Iterator[dict[str, Any]]:
+    """Epochs of a fit of 20 factors, the pack in its files and in memory, in turn."""
+    held = Pack(pack.folder)
+    held.hold()
+    config = INMFConfig(n_components=20, n_epochs=3)
+    scale = np.full(job.datasets.measured[:, job.genes].shape, 1e3)
+    problem = Problem(job.datasets.sizes, scale > 0, scale, config.lam)
+    schedule = plan_schedule(config, pack.n_cells)
+    found: dict[str, list[tuple[float, float]]] = {"files": [], "memory": []}
+    losses = set()
+    for i in range(n_repeats + 1):  # the first compiles
+        for where, source in (("files", pack), ("memory", held)):
+            state = init_state(problem, config.n_components, np.random.SeedSequence(0))
+            with tempfile.TemporaryDirectory(dir=pack.folder.parent) as folder:
+                before = time.process_time()
+                started = time.perf_counter()
+                _, history = train(
+                    source, Path(folder), problem, state, schedule, config, engine,
+                    np.random.SeedSequence(1),
+                )  # fmt: skip
+                seconds = time.perf_counter() - started
+            losses.add(history.loss[-1])
+            if i:
+                found[where].append((seconds / 3, (time.process_time() - before) / 3))
+    assert len(losses) == 1, "the fits differ"
+    for where, pairs in found.items():
+        wall, cpu = (min(column) for column in zip(*pairs, strict=True))
+        yield {
+            "what": f"an epoch of training, pack in {where}",
+            "seconds": round(wall, 4),
+            "cpu_seconds": round(cpu, 4),
+            "n_bytes": pack.n_bytes,
+        }
+
+
 def main() -> None:
     """Print the lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="a few cells, to see that it runs")
     parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--nonzeros", type=int, default=1500, help="of a cell, in all genes")
     parser.add_argument("--genes", type=int, default=2000, help="genes that are selected")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
@@ -225,10 +266,10 @@ def main() -> None:
     parser.add_argument("--once", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.once:
-        print(write_once(given.once, given.genes, given.threads))
+        print(json.dumps(write_once(given.once, given.genes, given.threads)))
         return
     n_cells, n_genes = (2500, 100) if given.tiny else (given.cells, given.genes)
-    counts = draw(n_cells, *((1000, 60) if given.tiny else (20_000, 1500)))
+    counts = draw(n_cells, *((1000, 60) if given.tiny else (20_000, given.nonzeros)))
     same = {
         "n_cells": n_cells,
         "n_genes": n_genes,
@@ -237,7 +278,8 @@ def main() -> None:
         **machine(),
     }
     with tempfile.TemporaryDirectory() as folder, ThreadEngine(given.threads) as engine:
-        seconds = Job.of(counts, n_genes).seconds(folder, engine, given.repeats)
+        job = Job.of(counts, n_genes)
+        seconds = job.seconds(folder, engine, given.repeats)
         pack = Pack(Path(folder, "0"))
         lines = [
             {
@@ -248,6 +290,7 @@ def main() -> None:
                 "n_bytes": pack.n_bytes,
             },
             *read_figures(pack, given.repeats, engine),
+            *training_figures(job, pack, given.repeats, engine),
         ]
         if given.against:
             arrays = Path(folder, "counts.npz")

@@ -20,6 +20,8 @@ def test_the_pack_at_its_smallest() -> None:
         "checking",
         "an epoch from files",
         "an epoch from memory",
+        "an epoch of training, pack in files",
+        "an epoch of training, pack in memory",
     ]
     for line in lines:
         assert line["seconds"] > 0
