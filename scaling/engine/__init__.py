@@ -8,13 +8,9 @@ but the last w - 1. That number, the staleness of an iterative algorithm, is the
 property of the plan and not of the machine.
 """
 
-from typing import TypeAlias
-
 from tigon.kernels.threads import available_threads
-from tigon.scaling.engine.cluster import ClusterEngine
+from tigon.scaling.engine.cluster import ClusterEngine, ClusterError
+from tigon.scaling.engine.connecting import Cluster
 from tigon.scaling.engine.threads import ThreadEngine
 
-Engine: TypeAlias = ThreadEngine | ClusterEngine
-"""Whatever runs tasks."""
-
-__all__ = ["ClusterEngine", "Engine", "ThreadEngine", "available_threads"]
+__all__ = ["Cluster", "ClusterEngine", "ClusterError", "ThreadEngine", "available_threads"]

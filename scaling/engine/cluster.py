@@ -10,22 +10,22 @@ and results are taken in order, each once.
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from tigon.scaling.engine.threads import ThreadEngine
 from tigon.storage.errors import InputError, TigonError
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 RETRIES = 2
 """How often a task that raised is tried again."""
 
-_RESUBMISSIONS = 5
+_RESUBMISSIONS = 2
 """How often a task is submitted again after the workers that ran it were lost."""
 
 _SMALL_BYTES = 1 << 18
@@ -45,15 +45,13 @@ _PATIENCE_S = 300.0
 _LOOK_EVERY_S = 5.0
 """How often to look after the scheduler and the workers while a task takes long."""
 
-_numbers = count()
-
 
 class ClusterError(TigonError):
     """The cluster cannot go on: what was computed so far is in the checkpoint."""
 
 
-class ClusterEngine:
-    """Runs tasks on the workers of a Dask cluster.
+class ClusterEngine(ThreadEngine):
+    """A thread engine whose ordered map runs on the workers of a Dask cluster.
 
     Parameters
     ----------
@@ -63,6 +61,8 @@ class ClusterEngine:
         An existing folder that this process and all workers see under the same path.
     n_threads
         Threads of this process, for what is done here: folding and updates.
+    window
+        Tasks in flight of maps that run here.
 
     Raises
     ------
@@ -75,16 +75,21 @@ class ClusterEngine:
     from files whose bytes it always writes the same.
     """
 
-    def __init__(self, client: Client, folder: Path, n_threads: int) -> None:
-        self._client, self._folder = client, folder
-        self._threads = ThreadEngine(n_threads)
-        self.n_threads = n_threads
-        _check_workers(client, folder)
+    def __init__(
+        self, client: Client, folder: Path, n_threads: int, window: int | None = None
+    ) -> None:
+        super().__init__(n_threads, window)
+        check_workers(client, folder)
+        self._client: Any = client  # whose methods have no types
+        self._folder = folder
+        self._local = ThreadEngine(n_threads, window)
+        # Of this engine alone: workers remember functions by name, and live longer.
+        self._name, self._n_maps = uuid4().hex, 0
 
     @property
     def local(self) -> ThreadEngine:
         """The engine whose tasks run in this process and share its memory."""
-        return self._threads
+        return self._local
 
     @property
     def window(self) -> int:
@@ -110,13 +115,14 @@ class ClusterEngine:
         TigonError
             What a task raised; or the cluster was lost.
         """
-        number = next(_numbers)
-        path = _written(self._folder / f"map-{os.getpid()}-{number}.pkl", _pickled(fn))
+        self._n_maps += 1
+        name = f"map-{self._name}-{self._n_maps}"
+        path = _written(self._folder / f"{name}.pkl", _pickled(fn))
         flying: deque[_Flight] = deque()
         try:
             for n, task in enumerate(tasks):
-                flight = _Flight(self._client, path, f"tigon-{os.getpid()}-{number}-{n}", task)
-                flying.append(flight)
+                told = f"{getattr(fn, '__name__', type(fn).__name__)}({task})"
+                flying.append(_Flight(self._client, path, f"{name}-{n}", task, told))
                 if len(flying) >= (window or self.window):
                     yield flying.popleft().result()
             while flying:
@@ -126,33 +132,21 @@ class ClusterEngine:
                 flight.cancel()
             path.unlink(missing_ok=True)
 
-    def share(self, fn: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
-        """See :meth:`tigon.scaling.engine.threads.ThreadEngine.share`."""
-        return self._threads.share(fn, tasks)
-
-    def read_ahead(
-        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2
-    ) -> Iterator[Result]:
-        """See :meth:`tigon.scaling.engine.threads.ThreadEngine.read_ahead`."""
-        return self._threads.read_ahead(fn, tasks, window)
-
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._threads.__exit__(kind, error, trace)
+        self._local.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
 
 class _Flight:
     """One task under way."""
 
-    def __init__(self, client: Client, fn: Path, key: str, task: Any) -> None:
-        self._client, self._fn, self._key, self._told = client, fn, key, str(task)
+    def __init__(self, client: Any, fn: Path, key: str, task: Any, told: str) -> None:
+        self._client, self._fn, self._key, self._told = client, fn, key, told
         packed = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
         self._file: Path | None = None
         self._argument: bytes | Path = packed
@@ -161,16 +155,17 @@ class _Flight:
         self._n_submitted = 0
         self._future = self._submit()
 
-    def _submit(self) -> Future:
+    def _submit(self) -> Any:
         self._n_submitted += 1
-        return self._client.submit(
-            _run,
-            self._fn,
-            self._argument,
-            key=f"{self._key}-{self._n_submitted}",
-            pure=False,
-            retries=RETRIES,
+        key = f"{self._key}-{self._n_submitted}"
+        future = self._client.submit(
+            _run, self._fn, self._argument, key=key, pure=False, retries=RETRIES
         )
+        # Ended, well or not: unlike waiting with a limit, this cannot be taken for a task's
+        # own error of time.
+        over = self._over = threading.Event()
+        future.add_done_callback(lambda _: over.set())
+        return future
 
     def result(self) -> Any:
         """Wait for it, and submit it again when all workers that ran it were lost."""
@@ -202,23 +197,17 @@ class _Flight:
 
     def _wait(self) -> Any:
         """The result, as soon as it is there; CancelledError when the scheduler is gone."""
-        from distributed import TimeoutError as OutOfTime
-        from distributed import wait
-
         idle = 0.0
-        while True:
-            try:
-                wait(self._future, timeout=_LOOK_EVERY_S)
-                return self._client.gather(self._future, direct=True)
-            except OutOfTime:
-                if not _is_connected(self._client):
-                    raise CancelledError from None
-                idle = 0.0 if self._client.nthreads() else idle + _LOOK_EVERY_S
-                if idle >= _PATIENCE_S:
-                    raise ClusterError(
-                        f"there has been no worker for {idle:.0f} s: start some, and go on with "
-                        "--resume"
-                    ) from None
+        while not self._over.wait(_LOOK_EVERY_S):
+            if not _is_connected(self._client):
+                raise CancelledError
+            idle = 0.0 if self._client.nthreads() else idle + _LOOK_EVERY_S
+            if idle >= _PATIENCE_S:
+                raise ClusterError(
+                    f"there has been no worker for {idle:.0f} s: start some, and go on with "
+                    "--resume"
+                )
+        return self._client.gather(self._future, direct=True)
 
     def cancel(self) -> None:
         """It is not wanted any more."""
@@ -244,10 +233,11 @@ def _run(fn: Path, argument: bytes | Path) -> Any:
     return _loaded(str(fn))(pickle.loads(packed))
 
 
-def _pickled(fn: Callable[..., Any]) -> bytes:
-    import cloudpickle
+def _pickled(fn: Any) -> bytes:
+    from distributed.protocol import pickle as by_value
 
-    packed: bytes = cloudpickle.dumps(fn)
+    dumps: Any = by_value.dumps  # of functions inside functions, too
+    packed: bytes = dumps(fn)
     return packed
 
 
@@ -258,17 +248,17 @@ def _written(path: Path, content: bytes) -> Path:
     return aside.replace(path)
 
 
-def _is_connected(client: Client) -> bool:
+def _is_connected(client: Any) -> bool:
     return bool(client.status == "running")
 
 
-def _lost(client: Client) -> ClusterError:
+def _lost(client: Any) -> ClusterError:
     return ClusterError(
         f"the scheduler at {_address(client)} is gone: start it again, and go on with --resume"
     )
 
 
-def _address(client: Client) -> str:
+def _address(client: Any) -> str:
     return str(client.scheduler.address) if client.scheduler else "an unknown address"
 
 
@@ -279,9 +269,9 @@ def _seen(token: Path) -> tuple[bool, str]:
     return token.exists(), version("tigon")
 
 
-def _check_workers(client: Client, folder: Path) -> None:
+def check_workers(client: Any, folder: Path) -> None:
     """Refuse a cluster that cannot do the work."""
-    token = _written(folder / f"token-{os.getpid()}", b"")
+    token = _written(folder / f"token-{uuid4().hex}", b"")
     try:
         answers: dict[str, tuple[bool, str]] = client.run(_seen, token)
     finally:

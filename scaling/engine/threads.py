@@ -31,10 +31,15 @@ class ThreadEngine:
 
     def __init__(self, n_threads: int, window: int | None = None) -> None:
         self.n_threads = n_threads
-        self.window = window or 2 * n_threads
+        self._window = window or 2 * n_threads
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon")
         # Reading ahead must not queue behind computing, and may feed it.
         self._readers = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-read")
+
+    @property
+    def window(self) -> int:
+        """Tasks in flight unless a call says otherwise."""
+        return self._window
 
     @property
     def local(self) -> ThreadEngine:

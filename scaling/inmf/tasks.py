@@ -56,6 +56,10 @@ class Task:
     stretches: list[Stretch]
     version: Version
 
+    def __str__(self) -> str:
+        cuts = ", ".join(f"{start} to {stop}" for start, stop in self.stretches)
+        return f"cells {cuts} of the pack"
+
 
 @dataclass(frozen=True, slots=True)
 class Minibatch:

@@ -6,7 +6,7 @@ in the same order whatever the threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,10 @@ def cut_tiles(block: PackBlock) -> Iterator[DatasetTile]:
 
 
 def metagenes_of(
-    problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32], dataset: int
+    problem: Problem,
+    W: NDArray[np.float32],
+    V: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
+    dataset: int,
 ) -> MetageneTable:
     """What the cells of a dataset are solved against.
 
