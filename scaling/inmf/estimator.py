@@ -13,9 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from tigon.scaling.datasets import datasets_of
 from tigon.scaling.engine import ThreadEngine, available_threads
+from tigon.scaling.inmf.arriving import arrive
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.factorising import factorise
-from tigon.scaling.inmf.projecting import FittedMetagenes, project
+from tigon.scaling.inmf.known import Known, own_squares
+from tigon.scaling.inmf.projecting import make_query, project
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
@@ -85,6 +88,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         {"epoch", "step", "n_seen", "loss"}: one entry a step.
     n_cells_
         Cells of each dataset.
+    n_arrivals_
+        How often ``partial_fit`` refined the fit.
     n_epochs_
         Epochs run.
 
@@ -180,10 +185,76 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.A_ = dict(zip(names, found.solution.A, strict=True))
         self.B_ = dict(zip(names, found.solution.B, strict=True))
         self.merged_ = prepared.merged
+        self.n_arrivals_ = 0
         self.measured_ = dict(zip(names, found.problem.measured, strict=True))
         self.scale_ = dict(zip(names, found.problem.scale, strict=True))
         self.n_cells_ = dict(zip(names, found.problem.n_cells.tolist(), strict=True))
+        self.squares_ = {
+            name: own_squares(self.scale_[name], n) for name, n in self.n_cells_.items()
+        }
         self.objective_ = found.solution.objective
+        self.history_ = found.history.columns()
+        self.n_epochs_ = found.history.epoch[-1] + 1
+        return self
+
+    def partial_fit(
+        self, X: Counts, y: None = None, *, batch_key: str | Sequence[str] | None = None
+    ) -> Self:
+        """Refine W and V with new cells, without reading those of before; or fit.
+
+        Parameters
+        ----------
+        X
+            As in :meth:`fit`: cells that were not there before, of new datasets or of
+            known ones, which keep their scale.
+        y
+            Ignored.
+        batch_key
+            Columns that name the datasets; those of ``fit`` by default.
+
+        Raises
+        ------
+        InputError
+            The data or the options cannot be used, or the data have none of the genes.
+
+        Notes
+        -----
+        The genes stay: others of the new data are ignored, absent ones masked, and a warning
+        counts both. ``A_`` and ``B_`` are sums over all cells, each with the loadings that it
+        got when it came, and ``objective_`` is F of these loadings with the present
+        metagenes; ``history_`` is of the new cells. Two passes over the new cells and those
+        over their pack.
+        """
+        if not hasattr(self, "W_"):
+            return self.fit(X, y, batch_key=batch_key)
+        known = self._known()
+        chosen = PrepareConfig(
+            batch_key=batch_key or self.batch_key_, small_datasets=self.small_datasets
+        )
+        with (
+            borrowed_atlas(X) as atlas,
+            self._engine() as engine,
+            closing(Scratch(None)) as scratch,
+        ):
+            arrival = arrive(atlas, known, chosen, engine, self.progress)
+            found = continue_fit(
+                atlas,
+                arrival,
+                known,
+                self._config(),
+                self.n_arrivals_ + 1,
+                scratch.folder,
+                engine,
+                _discard,
+                self.progress,
+            )
+        self.n_arrivals_ += 1
+        self.W_, self.V_ = found.known.W, dict(found.known.V)
+        self.A_, self.B_ = dict(found.known.A), dict(found.known.B)
+        self.merged_ = dict(found.known.merged)
+        self.measured_, self.scale_ = dict(found.known.measured), dict(found.known.scale)
+        self.squares_, self.n_cells_ = dict(found.known.squares), dict(found.known.n_cells)
+        self.objective_ = found.known.objective()
         self.history_ = found.history.columns()
         self.n_epochs_ = found.history.epoch[-1] + 1
         return self
@@ -204,7 +275,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         -------
         ndarray of float32, shape (n_cells, k)
             A cell's loadings depend on that cell, its dataset and the metagenes
-            only; 0 for a cell without counts in the selected genes.
+            only: known datasets keep their scale, new ones are scaled by their own root
+            mean squares, or as all fitted cells together where they have fewer than 100
+            cells; 0 for a cell without counts in the selected genes.
 
         Raises
         ------
@@ -212,9 +285,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             The data have none of the genes.
         """
         check_is_fitted(self, "W_")
-        fitted = FittedMetagenes(
-            list(self.genes_), self.W_, self.V_, self.measured_, self.scale_, self.lam, self.merged_
-        )
+        known = self._known()
         with borrowed_atlas(X) as atlas, self._engine() as engine:
             datasets = datasets_of(atlas, batch_key or self.batch_key_)
             H = np.zeros((atlas.n_cells, self.n_components), np.float32)
@@ -222,7 +293,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             def write(positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
                 H[positions] = rows
 
-            project(atlas, datasets, fitted, self.tol_final, engine, write, self.progress)
+            query = make_query(atlas, datasets, known, engine, self.progress)
+            project(atlas, query, self.tol_final, engine, write, self.progress)
         return H
 
     def fit_transform(
@@ -231,6 +303,21 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         """Fit, then the loadings of the same cells, shape (n_cells, k)."""
         with borrowed_atlas(X) as atlas:
             return self.fit(atlas, y, batch_key=batch_key).transform(atlas)
+
+    def _known(self) -> Known:
+        return Known(
+            genes=list(self.genes_),
+            W=self.W_,
+            V=self.V_,
+            A=self.A_,
+            B=self.B_,
+            measured=self.measured_,
+            scale=self.scale_,
+            squares=self.squares_,
+            n_cells=self.n_cells_,
+            lam=self.lam,
+            merged=self.merged_,
+        )
 
     def _config(self) -> INMFConfig:
         names = INMFConfig.__dataclass_fields__

@@ -1,33 +1,37 @@
 """Loadings of any cells against fixed metagenes, read in the atlas's own order.
 
-A dataset that was fitted uses W + V_i and its stored scale; one that is new uses
-W alone and its own root mean squares. Genes that the cells do not measure are
+A dataset that was fitted uses W + V_i and its stored scale; one that is new uses W
+alone and its own root mean squares, or those of all fitted cells together where it has
+fewer than 100 cells, whose own say little. Genes that the cells do not measure are
 masked, genes that the metagenes do not know count only towards cell totals.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.step import loadings
+from tigon.kernels.cpu.folding import add_turned
+from tigon.kernels.cpu.step import MetageneTable, loadings, minibatch_step
 from tigon.kernels.moments import cell_sums
+from tigon.kernels.tile import TileStatistics
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.genes import inverse_rms
-from tigon.scaling.inmf.solving import WriteCells
+from tigon.scaling.inmf.arriving import gene_positions
+from tigon.scaling.inmf.known import Known
+from tigon.scaling.inmf.solving import Solution, WriteCells, explained
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, first_pass
-from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
-from tigon.storage.views.reopening import reference
+from tigon.storage.views.reopening import AtlasReference, reference
 
 log = logging.getLogger("tigon")
 
@@ -35,130 +39,194 @@ if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
 
+FEWEST_CELLS = 100
+"""Cells of a new dataset that are scaled by their own root mean squares."""
+
 
 @dataclass(frozen=True, slots=True)
-class FittedMetagenes:
-    """What is needed to solve cells.
+class Query:
+    """Cells to be solved, and what they are solved against.
 
     Attributes
     ----------
+    datasets
+        Dataset of each cell of the atlas; -1 for one that is left out.
     genes
-        Names of the m genes.
-    W
-        Shared metagenes, float32, shape (k, m).
-    V
-        Dataset-specific metagenes by dataset, float32, shape (k, m) each.
-    measured
-        Which genes each fitted dataset measures, bool, shape (m,) each.
-    scale
-        One over the root mean square of each gene, float64, shape (m,) each.
-    lam
-        lambda.
-    merged
-        Name of the pooled dataset that a small one was fitted in.
+        Atlas position of each gene of the model, int64, shape (m,); -1 for an absent one.
+    problem
+        Masks, scales, sizes and lambda of these datasets.
+    W, V
+        Metagenes, float32, shapes (k, m) and (d, k, m).
     """
 
-    genes: Sequence[str]
+    datasets: Datasets
+    genes: NDArray[np.int64]
+    problem: Problem
     W: NDArray[np.float32]
-    V: Mapping[str, NDArray[np.float32]]
-    measured: Mapping[str, NDArray[np.bool_]]
-    scale: Mapping[str, NDArray[np.float64]]
-    lam: float
-    merged: Mapping[str, str]
+    V: NDArray[np.float32]
 
-    def fitted_as(self, name: str) -> str:
-        """Name under which the cells of a dataset were fitted."""
-        return self.merged.get(name, name)
+
+def make_query(
+    atlas: Atlas,
+    datasets: Datasets,
+    known: Known,
+    engine: ThreadEngine,
+    progress: Progress = silent,
+) -> Query:
+    """Find masks, scales and V of the datasets to be solved.
+
+    Raises
+    ------
+    InputError
+        The atlas has none of the genes.
+
+    Notes
+    -----
+    One pass over the atlas if a new dataset has 100 cells or more, none otherwise.
+    """
+    genes = gene_positions(atlas, known.genes)
+    present = datasets.measured[:, np.maximum(genes, 0)] & (genes >= 0)
+    names = [known.fitted_as(name) for name in datasets.names]
+    new = np.array([name not in known.V for name in names], bool)
+    scale = np.zeros(present.shape)
+    scale[new] = known.pooled_scale()
+    enough = new & (datasets.sizes >= FEWEST_CELLS)
+    if (new & ~enough).any():
+        few = [name for name, is_few in zip(datasets.names, new & ~enough, strict=True) if is_few]
+        log.warning(
+            "%d new datasets have fewer than %d cells (%s): they are scaled as the fitted cells "
+            "are together",
+            len(few),
+            FEWEST_CELLS,
+            ", ".join(few[:5]),
+        )
+    if enough.any():
+        statistics = first_pass(atlas, datasets, CellFilter(), engine, progress)
+        scale[enough] = inverse_rms(statistics, datasets, np.maximum(genes, 0))[enough]
+    V = np.zeros((len(names), *known.W.shape), np.float32)
+    for d, name in enumerate(names):
+        if not new[d]:
+            present[d] &= known.measured[name]
+            scale[d] = known.scale[name]
+            V[d] = known.V[name] * present[d]
+    problem = Problem(datasets.sizes, present, scale * present, known.lam)
+    return Query(datasets, genes, problem, known.W, V)
 
 
 def project(
     atlas: Atlas,
-    datasets: Datasets,
-    fitted: FittedMetagenes,
+    query: Query,
     tol: float,
     engine: ThreadEngine,
     write: WriteCells,
     progress: Progress = silent,
 ) -> None:
-    """Solve every cell of ``datasets``, handing on atlas positions and loadings.
-
-    Raises
-    ------
-    InputError
-        The atlas measures none of the genes.
+    """Solve every cell of the query, handing on atlas positions and loadings.
 
     Notes
     -----
-    One pass over the atlas, and one before it if any dataset is new.
+    One pass over the atlas; holds the blocks in flight and 12 k m bytes for each dataset.
     """
-    genes = _positions(atlas, fitted.genes)
-    problem, V = _query(atlas, datasets, fitted, genes, engine, progress)
-    selection = GeneSelection.of(genes, atlas.n_genes)
-    metagenes = [metagenes_of(problem, fitted.W, V, d) for d in range(problem.n_datasets)]
-    unmarked = np.zeros(atlas.n_genes, bool)
-    shared, n_cells = reference(atlas), atlas.n_cells
-
-    def solve(start: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        block = shared.get().read(start, min(start + BLOCK_CELLS, n_cells))
-        totals = cell_sums(block.indptr, block.indices, block.values, unmarked).totals
-        cells = select(block, selection, datasets.codes, totals)
-        return [
-            (cells.positions[t.cells.rows], loadings(t.cells, metagenes[t.dataset], tol)[0])
-            for t in cut_tiles(cells)
-        ]
-
-    done = 0
-    for solved in engine.ordered_map(solve, range(0, atlas.n_cells, BLOCK_CELLS)):
-        for positions, H in solved:
-            write(positions, H)
-        done = min(done + BLOCK_CELLS, atlas.n_cells)
-        progress("solving loadings", done, atlas.n_cells)
+    for _ in _solved(atlas, query, _metagenes(query), tol, engine, write, progress, sums=False):
+        pass
 
 
-def _positions(atlas: Atlas, genes: Sequence[str]) -> NDArray[np.int64]:
-    """Atlas position of each gene, -1 where the atlas does not have it."""
-    where = {str(name): i for i, name in enumerate(atlas.var.index)}
-    positions = np.array([where.get(str(name), -1) for name in genes], np.int64)
-    if (positions < 0).all():
-        raise InputError(
-            f"none of the {len(genes)} genes of the model is in the data (model: {genes[0]!r}, "
-            f"data: {str(atlas.var.index[0])!r}): names must match; rename the genes, or open "
-            "the data with another gene_id_column"
-        )
-    missing = int((positions < 0).sum())
-    if missing:
-        log.warning(
-            "%d of the model's %d genes are not in the data: loadings rest on the others",
-            missing,
-            len(genes),
-        )
-    return positions
-
-
-def _query(
+def project_with_sums(
     atlas: Atlas,
-    datasets: Datasets,
-    fitted: FittedMetagenes,
-    genes: NDArray[np.int64],
+    query: Query,
+    tol: float,
     engine: ThreadEngine,
+    write: WriteCells,
+    progress: Progress = silent,
+) -> Solution:
+    """As :func:`project`, with the statistics of the loadings and their objective.
+
+    Returns
+    -------
+    Solution
+        Exact sums over the cells of the query, and F by traces as a fit reports it.
+
+    Notes
+    -----
+    One pass over the atlas; holds 8 k m bytes for each dataset besides, and for each that
+    a block in flight touches.
+    """
+    d, k, m = query.V.shape
+    A, B = np.zeros((d, k, k)), np.zeros((d, k, m))
+    squared_norm, n_unfinished = 0.0, 0
+    metagenes = _metagenes(query)
+    for i, found in _solved(atlas, query, metagenes, tol, engine, write, progress, sums=True):
+        A[i] += found.A
+        add_turned(B[i], found.B)
+        squared_norm += found.squared_norm
+        n_unfinished += found.n_unfinished
+    objective = squared_norm + explained(query.problem, metagenes, query.W, query.V, A, B)
+    return Solution(A, B, objective, n_unfinished)
+
+
+def _metagenes(query: Query) -> list[MetageneTable]:
+    problem = query.problem
+    return [metagenes_of(problem, query.W, query.V, i) for i in range(problem.n_datasets)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Atlas positions (n,), loadings (n, k), dataset and sums of a tile."""
+
+    positions: NDArray[np.int64]
+    H: NDArray[np.float32]
+    dataset: int
+    sums: TileStatistics | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Solver:
+    """Reads a block of the atlas and solves it, one tile after the other."""
+
+    atlas: AtlasReference
+    n_cells: int
+    selection: GeneSelection
+    codes: NDArray[np.int32]
+    metagenes: list[MetageneTable]
+    tol: float
+    sums: bool
+
+    def __call__(self, start: int) -> list[_Tile]:
+        block = self.atlas.get().read(start, min(start + BLOCK_CELLS, self.n_cells))
+        unmarked = np.zeros(block.n_genes, bool)
+        totals = cell_sums(block.indptr, block.indices, block.values, unmarked).totals
+        cells = select(block, self.selection, self.codes, totals)
+        tiles = []
+        for tile in cut_tiles(cells):
+            table, sums = self.metagenes[tile.dataset], None
+            if self.sums:
+                H, sums = minibatch_step(tile.cells, table, self.tol)
+            else:
+                H = loadings(tile.cells, table, self.tol)[0]
+            tiles.append(_Tile(cells.positions[tile.cells.rows], H, tile.dataset, sums))
+        return tiles
+
+
+def _solved(
+    atlas: Atlas,
+    query: Query,
+    metagenes: list[MetageneTable],
+    tol: float,
+    engine: ThreadEngine,
+    write: WriteCells,
     progress: Progress,
-) -> tuple[Problem, NDArray[np.float32]]:
-    """Masks, scales and V of the datasets to be solved."""
-    present = datasets.measured[:, np.maximum(genes, 0)] & (genes >= 0)
-    names = [fitted.fitted_as(name) for name in datasets.names]
-    known = [name in fitted.V for name in names]
-    own = None
-    if not all(known):
-        statistics = first_pass(atlas, datasets, CellFilter(), engine, progress)
-        own = inverse_rms(statistics, datasets, np.maximum(genes, 0))
-    V = np.zeros((len(known), *fitted.W.shape), np.float32)
-    scale = np.zeros(present.shape)
-    for d, name in enumerate(names):
-        if known[d]:
-            present[d] &= fitted.measured[name]
-            scale[d] = fitted.scale[name] * present[d]
-            V[d] = fitted.V[name] * present[d]
-        else:
-            assert own is not None
-            scale[d] = own[d] * present[d]
-    return Problem(datasets.sizes, present, scale, fitted.lam), V
+    *,
+    sums: bool,
+) -> Iterator[tuple[int, TileStatistics]]:
+    """Write the loadings of all tiles in order, and yield their dataset and sums if wanted."""
+    selection = GeneSelection.of(query.genes, atlas.n_genes)
+    codes, n_cells = query.datasets.codes, atlas.n_cells
+    solver = _Solver(reference(atlas), n_cells, selection, codes, metagenes, tol, sums)
+    done = 0
+    for tiles in engine.ordered_map(solver, range(0, n_cells, BLOCK_CELLS)):
+        for tile in tiles:
+            write(tile.positions, tile.H)
+            if tile.sums is not None:
+                yield tile.dataset, tile.sums
+        done = min(done + BLOCK_CELLS, n_cells)
+        progress("solving loadings", done, n_cells)

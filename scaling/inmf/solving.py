@@ -101,7 +101,7 @@ def solve_all(
         write(solved.positions, solved.H)
         done += len(solved.H)
         progress("solving loadings", done, pack.n_cells)
-    objective = squared_norm + _explained(problem, metagenes, W, V, A, B)
+    objective = squared_norm + explained(problem, metagenes, W, V, A, B)
     return Solution(A, B, objective, n_unfinished)
 
 
@@ -133,7 +133,7 @@ class _BlockSolver:
         return _Solved(block.positions, H, statistics)
 
 
-def _explained(
+def explained(
     problem: Problem,
     metagenes: list[MetageneTable],
     W: NDArray[np.float32],
@@ -141,7 +141,17 @@ def _explained(
     A: NDArray[np.float64],
     B: NDArray[np.float64],
 ) -> float:
-    """F less |X|^2: the sum over datasets of tr(G_i A_i) - 2 tr(B_i L_i^T)."""
+    """F less |X|^2: the sum over datasets of tr(G_i A_i) - 2 tr(B_i L_i^T).
+
+    Parameters
+    ----------
+    problem, metagenes
+        Masks, scales and lambda, and what the cells of each dataset are solved against.
+    W, V
+        Metagenes, float32, shapes (k, m) and (d, k, m).
+    A, B
+        Sums over the cells, float64, shapes (d, k, k) and (d, k, m).
+    """
     total = 0.0
     for i in range(problem.n_datasets):
         L = (W + V[i]) * problem.measured[i]
