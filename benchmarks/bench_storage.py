@@ -189,12 +189,11 @@ def _randomness(found: Any, folder: Path, options: argparse.Namespace) -> Line:
 def lines(folder: Path, options: argparse.Namespace) -> Iterator[Line]:
     """One line for each tool and cache, of its fastest round."""
     contenders = [*OURS, *(PEERS if options.peers else ())]
-    rounds = [
-        (contender, line)
-        for _ in range(options.rounds)
-        for contender in contenders
-        for line in run(contender, folder, options)
-    ]
+    rounds = []
+    for number in range(options.rounds):
+        for contender in contenders:
+            print(f"round {number + 1}: {contender.name}", file=sys.stderr)
+            rounds += [(contender, line) for line in run(contender, folder, options)]
     n_nonzeros = {line["nonzeros"] for _, line in rounds if line["every_cell_once"]}
     if len(n_nonzeros) != 1:
         raise RuntimeError(f"the tools do not agree on the number of non-zeros: {n_nonzeros}")
