@@ -109,11 +109,10 @@ def served(folder: Path, bytes_per_s: float | None) -> Iterator[str]:
         server.stdin.close()
 
 
-def counts_of(url: str) -> dict[str, int]:
-    """Requests and bytes of a server so far."""
-    with urlopen(f"{url}/-/counts") as answer:
-        counted: dict[str, int] = json.load(answer)
-    return counted
+def so_far(url: str) -> list[tuple[str, str, str | None]]:
+    """Method, path and range of each request that a server had."""
+    with urlopen(f"{url}/-/asked") as answer:
+        return [tuple(asked) for asked in json.load(answer)]
 
 
 def stream(atlas: Atlas, block_cells: int) -> int:
@@ -132,23 +131,6 @@ def timed(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
-
-
-@dataclass
-class Recorder:
-    """Objects that note the ranges which are read."""
-
-    inner: Any
-    asked: list[tuple[str, int, int | None]] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def read(self, key: str, start: int, stop: int | None, known: Identity | None) -> Body:
-        """Note and read."""
-        self.asked.append((key, start, stop))
-        body: Body = self.inner.read(key, start, stop, known)
-        return body
 
 
 @dataclass
@@ -186,15 +168,18 @@ def chunks_of(atlas: Atlas) -> ChunkStore:
     return store
 
 
-def fetch_bare(url: str, asked: list[tuple[str, int, int | None]]) -> int:
-    """Fetch ranges and drop them; returns their bytes."""
+def fetch_bare(url: str, asked: list[tuple[str, str, str | None]]) -> int:
+    """Fetch the same once more and drop it; returns the bytes."""
     policy = RequestPolicy()
     client = open_client(url, policy)
 
-    def fetch(one: tuple[str, int, int | None]) -> int:
-        key, start, stop = one
-        options: Any = {} if stop is None else {"range": (start, stop)}
-        return len(obstore.get(client, key, options=options).bytes())
+    def fetch(one: tuple[str, str, str | None]) -> int:
+        _, path, ranged = one
+        options: Any = {}
+        if ranged is not None:
+            first, last = ranged.removeprefix("bytes=").split("-")
+            options["range"] = (int(first), int(last) + 1)
+        return len(obstore.get(client, path, options=options).bytes())
 
     with ThreadPoolExecutor(policy.in_flight) as threads:
         return sum(threads.map(fetch, asked))
@@ -207,31 +192,28 @@ def against_ceiling(path: Path, size: Size, link: float | None) -> dict[str, Any
     decoding compete for.
     """
     with served(path.parent, link) as url, open_atlas(f"{url}/{path.name}") as atlas:
-        chunks, before = chunks_of(atlas), counts_of(url)
+        before = so_far(url)
         n_nonzeros = stream(atlas, size.block_cells)
-        first = counts_of(url)
-        recorder = Recorder(chunks.objects)
-        chunks.objects = recorder  # type: ignore[assignment]
+        first = so_far(url)
         stream(atlas, size.block_cells)
-        later = counts_of(url)
-        chunks.objects = recorder.inner
-        best = {"ceiling": np.inf, "stream": np.inf}
+        later = so_far(url)
+        asked = later[len(first) :]
+        n_bytes = fetch_bare(url, asked)
+        ceiling = stream_s = np.inf
         for _ in range(size.n_rounds):
-            work = lambda: fetch_bare(f"{url}/{path.name}", recorder.asked)  # noqa: E731
-            best["ceiling"] = min(best["ceiling"], timed(work))
-            best["stream"] = min(best["stream"], timed(lambda: stream(atlas, size.block_cells)))
-    n_bytes = later["bytes"] - first["bytes"]
+            ceiling = min(ceiling, timed(lambda: fetch_bare(url, asked)))
+            stream_s = min(stream_s, timed(lambda: stream(atlas, size.block_cells)))
     return {
         "what": "against bare requests",
         "link_mbytes_per_s": link and link / 1e6,
         "nonzeros": n_nonzeros,
         "bytes": n_bytes,
-        "requests_first": first["requests"] - before["requests"],
-        "requests_later": later["requests"] - first["requests"],
-        "ceiling_mbytes_per_s": round(n_bytes / best["ceiling"] / 1e6, 1),
-        "stream_mbytes_per_s": round(n_bytes / best["stream"] / 1e6, 1),
-        "share_of_ceiling": round(best["ceiling"] / best["stream"], 3),
-        "stream_mnonzeros_per_s": round(n_nonzeros / best["stream"] / 1e6, 1),
+        "requests_first": len(first) - len(before),
+        "requests_later": len(asked),
+        "ceiling_mbytes_per_s": round(n_bytes / ceiling / 1e6, 1),
+        "stream_mbytes_per_s": round(n_bytes / stream_s / 1e6, 1),
+        "share_of_ceiling": round(ceiling / stream_s, 3),
+        "stream_mnonzeros_per_s": round(n_nonzeros / stream_s / 1e6, 1),
     }
 
 

@@ -20,8 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
-COUNTS = "/-/counts"
-"""Where a server tells how many requests of data it had, and their bytes."""
+ASKED = "/-/asked"
+"""Where a server tells which requests it had: method, path and range of each."""
 
 
 class Asked(NamedTuple):
@@ -68,7 +68,6 @@ class Server:
     bytes_per_s: float | None = None
     fault: Fault | None = None
     log: list[Asked] = field(default_factory=list)
-    n_bytes: int = 0
     most_in_flight: int = 0
     n_in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -94,7 +93,6 @@ class Server:
     def wait_for_room(self, n_bytes: int) -> None:
         """All connections share one link of ``bytes_per_s``."""
         with self.lock:
-            self.n_bytes += n_bytes
             if self.bytes_per_s is None:
                 return
             now = time.monotonic()
@@ -116,9 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = self.path.split("?")[0]
-        if path == COUNTS:
-            counts = {"requests": len(self.state.log), "bytes": self.state.n_bytes}
-            self._send(200, json.dumps(counts).encode(), {})
+        if path == ASKED:
+            self._send(200, json.dumps(self.state.log).encode(), {})
             return
         fault = self.state.begin(Asked(self.command, path, self.headers.get("Range")))
         try:
