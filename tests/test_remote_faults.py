@@ -152,6 +152,14 @@ def test_a_missing_object_is_found(server: Server, name: str) -> None:
         atlas.read(0, atlas.n_cells)
 
 
+def test_an_object_that_vanishes_is_refused(server: Server) -> None:
+    with opened(server) as atlas:
+        atlas.read(0, 10)
+        server.fault = Fault("404", "X/data/c/0")
+        with pytest.raises(InputError, match="X/data/c/0 changed while it was being read"):
+            atlas.read(10, 20)
+
+
 def test_credentials_that_expire_midway(server: Server) -> None:
     server.fault = Fault("403", "X/", after=20)
     told = "credentials are missing or have expired; renew them and run again"

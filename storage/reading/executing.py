@@ -20,7 +20,7 @@ from tigon.storage.reading.fetching import (
     undamaged,
 )
 from tigon.storage.reading.layout import ArrayLayout
-from tigon.storage.reading.objects import Body, Objects
+from tigon.storage.reading.objects import Body, Objects, changed
 from tigon.storage.reading.planning import Pieces, Plan, Request, StoredChunk
 
 BUDGET_BYTES = 64 << 20
@@ -165,6 +165,8 @@ class _Part:
 
 def _place(part: _Part, request: Request, body: Body | None, objects: Objects) -> None:
     """Decode the chunks of a request."""
+    if body is None and request.known is not None:
+        raise changed(objects.where, request.key)  # it was there when its index was read
     for chunk in request.chunks:
         if body is None:
             part.fill(chunk.number)
