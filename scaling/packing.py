@@ -16,7 +16,7 @@ from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
-from tigon.storage.packs.sorting import JOIN_BYTES, RUN_BYTES
+from tigon.storage.packs.sorting import RUN_BYTES
 from tigon.storage.packs.writer import PackWriter, Piece
 from tigon.storage.progress import Progress, silent
 from tigon.storage.views.reopening import reference
@@ -123,7 +123,7 @@ def sorting_bytes(n_bytes: int) -> int:
     run = min(RUN_BYTES, n_bytes)
     # Of a bucket one array is there twice while it is put in order, and one is done.
     buckets = (_BUCKETS_AT_ONCE + 1) * 3 * BUCKET_BYTES // 2
-    return max(run + run // 2 + JOIN_BYTES, min(buckets, 2 * n_bytes))
+    return max(run + run // 2, min(buckets, 2 * n_bytes))
 
 
 def build_pack(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +31,11 @@ class SummedFile:
         self._file = file
         self._done: list[int] = []
         self._sum = self._n_summed = 0
+
+    def writelines(self, pieces: Iterable[bytes]) -> None:
+        """Append several pieces."""
+        for piece in pieces:
+            self.write(piece)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""

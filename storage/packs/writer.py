@@ -23,8 +23,8 @@ from tigon.storage.packs.stretches import SummedFile
 _INDPTR_CELLS = 2**20
 
 
-Piece = tuple[bytes, ...]
-"""Genes and counts of the cells of a bucket."""
+Piece = tuple[list[bytes], ...]
+"""Genes and counts of the cells of a bucket, each in pieces."""
 
 OrderedMap = Callable[[Callable[[int], Piece], Sequence[int]], Iterator[Piece]]
 """As ``map``; may work on several buckets at once, and gives them in order."""
@@ -99,8 +99,8 @@ class PackWriter:
             for piece in _running_sums(lengths):
                 indptr.write(piece.view(np.uint8).data)
             for of_genes, of_counts in ordered_map(self._rows.bucket, range(self._rows.n_buckets)):
-                genes.write(of_genes)
-                counts.write(of_counts)
+                genes.writelines(of_genes)
+                counts.writelines(of_counts)
         self.close()
         sums = [file.finish() for file in (cells, indptr, genes, counts)]
         described = {
