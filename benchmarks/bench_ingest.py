@@ -38,7 +38,6 @@ from tigon.storage import open_atlas, write_atlas
 
 _PIECE = 1 << 20
 _BLOCK_CELLS = 10_000
-_COMPRESSIONS = (None, "lzf", "gzip")
 _TASKS = ("hdf5", "local", "network")
 
 
@@ -51,9 +50,17 @@ class Size:
     n_bank: int = 10_000
     n_molecules: float = 1180.0
     n_turns: int = 3
+    compressions: tuple[str | None, ...] = (None, "lzf", "gzip")
 
 
-TINY = Size(n_cells=2000, n_genes=500, n_bank=1000, n_molecules=300.0, n_turns=1)
+TINY = Size(
+    n_cells=2000,
+    n_genes=500,
+    n_bank=1000,
+    n_molecules=300.0,
+    n_turns=1,
+    compressions=("gzip",),
+)
 
 
 def main() -> None:
@@ -78,7 +85,7 @@ def lines(size: Size, limit: str) -> Iterator[dict[str, Any]]:
     """Results of all files and tasks."""
     bank = draw_bank(size)
     with tempfile.TemporaryDirectory(prefix="tigon-bench-ingest-") as folder:
-        for compression in _COMPRESSIONS:
+        for compression in size.compressions:
             path = Path(folder, "counts.h5ad")
             write_source(path, bank, size, compression)
             turns = [

@@ -15,9 +15,8 @@ def test_ingest_at_its_smallest() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    files = ("uncompressed", "lzf", "gzip")
-    tasks = [(file, task) for file in files for task in ("hdf5", "local", "network")]
-    assert [(line["h5ad"], line["task"]) for line in lines] == tasks
+    assert [line["task"] for line in lines] == ["hdf5", "local", "network"]
+    assert {line["h5ad"] for line in lines} == {"gzip"}
     sizes = {line["task"]: line["bytes_per_nnz"] for line in lines if line["task"] != "hdf5"}
     assert sizes["network"] < sizes["local"]
     for line in lines:
