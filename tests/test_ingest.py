@@ -217,9 +217,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         shard.write_bytes(bytes(content))
         with (
             open_atlas(tmp_path / "a.zarr") as atlas,
-            pytest.raises(
-                InputError, match=r"chunk 3 of X/.* is corrupt|cells 0 to 60 cannot be read"
-            ),
+            pytest.raises(InputError, match=f"chunk 3 of X/{name} is corrupt"),
         ):
             read_all(atlas)
         content[30] ^= 1
