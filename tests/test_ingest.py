@@ -217,7 +217,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         shard.write_bytes(bytes(content))
         with (
             open_atlas(tmp_path / "a.zarr") as atlas,
-            pytest.raises(InputError, match=f"chunk 3 of X/{name} is corrupt"),
+            pytest.raises(InputError, match=f"chunk 3 of X/{name}, in X/{name}/c/1, is corrupt"),
         ):
             read_all(atlas)
         content[30] ^= 1
