@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
     from tigon.scaling.inmf.estimator import OnlineINMF
+    from tigon.scenarios import update
     from tigon.storage.atlas import Atlas
     from tigon.storage.errors import (
         InputError,
@@ -44,6 +45,7 @@ _HOMES = {
     "integrate": "tigon.main_job",
     "open": "tigon.storage",
     "plan": "tigon.main_job",
+    "update": "tigon.scenarios",
     "write_atlas": "tigon.storage",
     "write_report": "tigon.report",
 }
@@ -63,6 +65,7 @@ __all__ = [
     "integrate",
     "open",
     "plan",
+    "update",
     "write_atlas",
     "write_report",
 ]

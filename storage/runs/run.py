@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_NOT_BY_GENE = frozenset({"dataset", "gene", "factor", "factor_b", "A", "B", "n_cells"})
+"""What lies among the statistics besides."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRows:
     """A matrix of a run; rows are read when asked for, ``np.asarray`` reads all."""
@@ -145,6 +149,12 @@ class Run:
     def per_gene(self, name: str) -> NDArray[Any]:
         """A matrix (n_datasets, m) kept beside the statistics."""
         return self._array(f"{GROUP}/{name}")
+
+    @property
+    def per_gene_names(self) -> tuple[str, ...]:
+        """Names of these matrices."""
+        group = cast("zarr.Group", self.group[GROUP])
+        return tuple(sorted(set(group.array_keys()) - _NOT_BY_GENE))
 
     @property
     def obsm_names(self) -> tuple[str, ...]:

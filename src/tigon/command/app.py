@@ -14,6 +14,7 @@ from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
 from tigon.command.report import report
 from tigon.command.serve import serve
+from tigon.command.update import update
 
 app = typer.Typer(
     name="tigon",
@@ -60,6 +61,7 @@ app.command(no_args_is_help=True)(ingest)
 app.command(no_args_is_help=True)(convert)
 app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
+app.command(no_args_is_help=True, cls=RememberingCommand)(update)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=True)(serve)
