@@ -148,6 +148,8 @@ def run(contender: Contender, folder: Path, options: argparse.Namespace) -> list
             raise RuntimeError(f"{contender.name} ended with {process.returncode}")
         found = np.load(rows)
         rest = {"peak_bytes": peak[0], **_randomness(found, folder, options)}
+        # What else the machine did: ratios hold under load, single figures do not.
+        rest["load_average"] = round(os.getloadavg()[0], 1)
     return [{**json.loads(line), **rest} for line in printed.splitlines()]
 
 
