@@ -83,6 +83,9 @@ class Plan:
         How often counts are read; at least, when epochs are automatic.
     atlas_bytes
         Bytes of one pass over the atlas once decoded; None where unknown.
+    task_bytes
+        What a worker of a cluster needs at most for each task that it runs at once,
+        beside :data:`BASE_BYTES`.
     """
 
     stages: dict[str, int]
@@ -90,6 +93,7 @@ class Plan:
     atlas_passes: int
     pack_passes: int
     atlas_bytes: int | None
+    task_bytes: int
 
     @property
     def peak_bytes(self) -> int:
@@ -97,7 +101,7 @@ class Plan:
         return max(self.stages.values())
 
 
-def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
+def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig, n_workers: int = 0) -> Plan:
     """Project the cost of a run, and fit the reading window to the memory limit.
 
     Parameters
@@ -108,6 +112,9 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
         Datasets of the batch key.
     config
         Options of the run.
+    n_workers
+        Worker processes on this machine whose tasks count towards the limit; what each
+        takes before it has a task, :data:`BASE_BYTES`, does not.
 
     Raises
     ------
@@ -115,8 +122,10 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
         Even one task at a time does not fit; names the smallest limit that does.
     """
     limit = config.memory_limit_bytes
+    task_bytes = _task_bytes(atlas, n_datasets, config)
     for window in range(2 * config.n_threads, 0, -1):
         stages = _stages(atlas, n_datasets, config, window)
+        stages = {name: n_bytes + n_workers * task_bytes for name, n_bytes in stages.items()}
         if limit is None or max(stages.values()) <= limit:
             break
     else:
@@ -133,6 +142,7 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> Plan:
         atlas_passes=2,
         pack_passes=plan_schedule(config.inmf, atlas.n_cells).min_epochs + 1,
         atlas_bytes=None if known is None else known * 4 + 8 * atlas.n_cells,
+        task_bytes=task_bytes,
     )
 
 
@@ -181,3 +191,29 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     libraries = NEIGHBOURS_BYTES + LAYOUT_BYTES * config.embed.umap
     stages["neighbours and layout"] = max(stages.values()) + libraries + landmarks
     return stages
+
+
+def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
+    """Most that a task takes where it runs, with what it shares with others of its kind.
+
+    A result waits there until it is asked for, and its task's successor runs meanwhile.
+    """
+    k = config.inmf.n_components
+    n_genes = config.prepare.at_most_genes(atlas.n_genes)
+    block = atlas.estimate_block_bytes(BLOCK_CELLS)
+    packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
+    codes = 12 * atlas.n_cells + n_datasets * atlas.n_genes
+    moments = 20 * most_datasets(n_datasets, BLOCK_CELLS) * atlas.n_genes
+    problem = 9 * n_datasets * n_genes
+    size = min(config.inmf.minibatch_size, atlas.n_cells)
+    touched = most_datasets(n_datasets, size * config.inmf.minibatches_per_task)
+    solved_cells = min(SOLVE_CELLS, atlas.n_cells)
+    solved = 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
+    metagenes = 32 * k * n_genes
+    return max(
+        codes + block + 2 * moments,
+        codes + 2 * block,
+        # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
+        problem + int(packed * size) + touched * (metagenes + 20 * k * n_genes) + metagenes,
+        n_datasets * metagenes + int(packed * solved_cells) + 2 * solved + metagenes,
+    )

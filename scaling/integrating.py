@@ -1,14 +1,15 @@
 """The main job: cells and genes, factors, alignment, clusters, layout, run.
 
-Everything that is large lies in files: the pack and the loadings in a scratch
-folder that is removed at the end (a pack that is kept, in its cache), the run in
-the store that is published at the end.
+Everything that is large lies in files: the pack and the loadings in the folder of the
+job, which is removed at the end and which an interrupted job goes on from (a pack that
+is kept, in its cache), the run in the store that is published at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,26 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import align
-from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
+from tigon.scaling.budget import BASE_BYTES, Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
-from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
+from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.factorising import Factorisation, factorise
+from tigon.scaling.inmf.solving import Solution
+from tigon.scaling.job import Job, job_place
 from tigon.scaling.journal import Journal
+from tigon.scaling.kept import prepared_arrays, prepared_of, solution_arrays, solution_of
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
 from tigon.scaling.recording import cell_table, gene_table, versions
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent, whole_stage
-from tigon.storage.publish import check_output
+from tigon.storage.publish import check_output, remove
 from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
-from tigon.storage.scratch import Scratch, writing_scratch
+from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,13 +49,17 @@ if TYPE_CHECKING:
     from tigon.storage import Atlas
 
 
-def plan_integration(atlas: Atlas, config: IntegrateConfig) -> Plan:
+_HERE = Cluster()
+
+
+def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = _HERE) -> Plan:
     """Cost of the main job; reads metadata only.
 
     Raises
     ------
     InputError
-        The batch key, the label key or the number of components cannot be used.
+        The batch key, the label key or the number of components cannot be used; or
+        workers of the cluster could not open the atlas.
     MemoryLimitError
         The memory limit is too small.
     """
@@ -60,7 +69,9 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig) -> Plan:
             f"the label key {config.label_key!r} is not a column of obs: there are "
             f"{', '.join(map(str, atlas.obs.columns))}; choose one of these"
         )
-    return plan_run(atlas, len(datasets.names), config)
+    if cluster.is_used:
+        pickle.dumps(reference(atlas))  # which refuses what cannot be opened elsewhere
+    return plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
 
 
 def integrate_atlas(
@@ -69,8 +80,11 @@ def integrate_atlas(
     out: Path,
     scratch: Path,
     *,
+    cluster: Cluster = _HERE,
     cache: Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    restart: bool = False,
     command: str = "",
     progress: Progress = silent,
 ) -> Run:
@@ -83,10 +97,13 @@ def integrate_atlas(
     out
         The store to publish, at the end.
     scratch
-        Folder for the pack and the loadings while they are worked on.
+        Where the folder of the job is made, for the pack, the loadings and checkpoints
+        while they are worked on.
+    cluster
+        Where tasks run; on threads of this process by default.
     cache
         Folder where packs are kept and looked for; None to keep none.
-    overwrite, command, progress
+    overwrite, resume, restart, command, progress
         As for :func:`tigon.integrate`.
 
     Returns
@@ -96,22 +113,23 @@ def integrate_atlas(
     Raises
     ------
     TigonError
-        Anything about the input, the options, the output or the machine; nothing
-        is left behind.
+        Anything about the input, the options, the output or the machine. Nothing is left
+        behind but the folder of a job that took a minute or more, see
+        :mod:`tigon.scaling.job`.
     """
     check_output(out, overwrite=overwrite)
     packs = None if cache is None else PackCache(cache)
-    plan = plan_integration(atlas, config)
+    plan = plan_integration(atlas, config, cluster)
     journal = Journal()
+    place, identity = job_place(out, scratch), identity_of(atlas, config)
+    job = Job.open(place, out, identity, resume=resume, restart=restart)
     with (
+        job.working(out, "for the pack and the loadings"),
         MemoryWatch() as memory,
         journal.listening(),
-        closing(Scratch(scratch)) as aside,
-        ThreadEngine(config.n_threads, window=plan.window) as engine,
+        _engine(cluster, plan, config, atlas, job.folder, cache) as engine,
     ):
-        stages = _Stages(atlas, config, plan, aside.folder, packs, engine, journal, progress)
-        with writing_scratch(aside, "for the pack and the loadings"):
-            contents = stages.run()
+        contents = _Stages(atlas, config, plan, job, packs, engine, journal, progress).run()
         with journal.stage("writing"):
             finished = replace(
                 contents,
@@ -125,6 +143,32 @@ def integrate_atlas(
     return Run.open(out)
 
 
+@contextmanager
+def _engine(
+    cluster: Cluster,
+    plan: Plan,
+    config: IntegrateConfig,
+    atlas: Atlas,
+    folder: Path,
+    cache: Path | None,
+) -> Iterator[ThreadEngine]:
+    """Where tasks run, for the length of a block."""
+    if not cluster.is_used:
+        with ThreadEngine(config.n_threads, window=plan.window) as threads:
+            yield threads
+        return
+    shared = folder / "shared"
+    remove(shared)  # functions of a driver that was killed
+    shared.mkdir()
+    read = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
+    read += [] if cache is None else [cache.absolute()]
+    with (
+        cluster.connect(plan.task_bytes, BASE_BYTES) as client,
+        ClusterEngine(client, shared, config.n_threads, plan.window, read) as engine,
+    ):
+        yield engine
+
+
 class _Stages:
     """The stages of one integration, sharing where they run and who is told."""
 
@@ -133,7 +177,7 @@ class _Stages:
         atlas: Atlas,
         config: IntegrateConfig,
         plan: Plan,
-        folder: Path,
+        job: Job,
         packs: PackCache | None,
         engine: ThreadEngine,
         journal: Journal,
@@ -142,7 +186,8 @@ class _Stages:
         self.atlas = atlas
         self.config = config
         self.plan = plan
-        self.folder = folder
+        self.job = job
+        self.folder = job.folder
         self.packs = packs
         self.engine = engine
         self.journal = journal
@@ -169,13 +214,28 @@ class _Stages:
 
     def _rows(self, prepared: Prepared, name: str) -> RowFile:
         shape = (len(prepared.kept_codes), self.config.inmf.n_components)
-        return RowFile(self.folder / name, shape)
+        return RowFile(self.folder / name, shape, keep=True)
 
     def _prepare(self) -> Prepared:
+        kept = self.job.load("prepared.npz")
+        if kept is not None:
+            return prepared_of(kept)
         k = self.config.inmf.n_components
-        return prepare(self.atlas, self.config.prepare, k, self.engine, self.progress)
+        found = prepare(self.atlas, self.config.prepare, k, self.engine, self.progress)
+        self.job.save("prepared.npz", **prepared_arrays(found))
+        return found
 
     def _factorise(self, prepared: Prepared, loadings: RowFile) -> Factorisation:
+        kept = self.job.load("solution.npz")
+        known = None if kept is None else solution_of(kept, loadings)
+        found = self._factors(prepared, loadings, known)
+        if known is None:
+            self.job.save("solution.npz", **solution_arrays(found.solution, loadings))
+        return found
+
+    def _factors(
+        self, prepared: Prepared, loadings: RowFile, known: Solution | None
+    ) -> Factorisation:
         row = np.cumsum(prepared.statistics.kept) - 1
 
         def write(positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
@@ -190,8 +250,16 @@ class _Stages:
             write,
             self.progress,
             self.packs,
-            bytes_to_spare(self.plan, self.config.memory_limit_bytes),
+            self._bytes_to_spare(),
+            resumable=self.job.can_be_kept,
+            known=known,
         )
+
+    def _bytes_to_spare(self) -> int:
+        """For a pack in memory, where tasks read it from there."""
+        if self.engine is not self.engine.local:
+            return 0
+        return bytes_to_spare(self.plan, self.config.memory_limit_bytes)
 
     def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:
         """Joint clusters, -1 for cells without loadings; what is written are points.
@@ -209,7 +277,7 @@ class _Stages:
             len(prepared.datasets.names),
             self.config.align,
             self.config.inmf.random_state,
-            self.engine,
+            self.engine.local,
             write,
             self.progress,
         )

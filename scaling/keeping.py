@@ -120,14 +120,21 @@ def _usable(cache: PackCache, name: str, engine: ThreadEngine, progress: Progres
     try:
         pack = cache.find(name)
         if pack is not None:
-            _check(pack, engine, progress)
+            check_pack(pack, engine, progress)
         return pack
     except InputError as error:
         log.warning("the pack that was kept is of no use, it is written anew: %s", error)
         return None
 
 
-def _check(pack: Pack, engine: ThreadEngine, progress: Progress) -> None:
+def check_pack(pack: Pack, engine: ThreadEngine, progress: Progress) -> None:
+    """Read a pack through.
+
+    Raises
+    ------
+    InputError
+        Its bytes are not those that were written.
+    """
     done = 0
     stretches = iter(pack.stretches())
     for n_bytes in engine.ordered_map(pack.check, stretches, window=_CHECKED_AT_ONCE):

@@ -144,9 +144,16 @@ def test_a_folder_that_workers_do_not_see_is_refused(
 ) -> None:
     from tigon.scaling.engine import cluster as module
 
-    monkeypatch.setattr(module, "_seen", lambda token: (False, "0"))
-    with pytest.raises(InputError, match=r"does not see the folder .* --scratch"):
+    monkeypatch.setattr(module, "_seen", lambda places: (places, "0"))
+    with pytest.raises(InputError, match=rf"does not see {tmp_path}: .* share; choose another"):
         ClusterEngine(client, tmp_path, 1)
+
+
+def test_an_atlas_that_workers_do_not_see_is_refused(client: Any, tmp_path: Path) -> None:
+    absent = tmp_path / "atlas.zarr"
+    with pytest.raises(InputError, match=rf"does not see {absent}"):
+        ClusterEngine(client, tmp_path, 1, needed=[absent])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_version_is_refused(
@@ -154,10 +161,10 @@ def test_another_version_is_refused(
 ) -> None:
     from tigon.scaling.engine import cluster as module
 
-    def seen(token: Path) -> tuple[bool, str]:
+    def seen(places: list[Path]) -> tuple[list[Path], str]:
         import os
 
-        return token.exists(), f"version of {os.getpid()}"
+        return [], f"version of {os.getpid()}"
 
     monkeypatch.setattr(module, "_seen", seen)
     with pytest.raises(InputError, match=r"has Tigon version of .* install the same version"):

@@ -66,7 +66,7 @@ def test_interrupting_ingest_leaves_nothing(many_counts: Path, tmp_path: Path) -
 def test_interrupting_integrate_leaves_nothing(counts: Path, tmp_path: Path) -> None:
     before = listing(tmp_path)
     options = ("--out", tmp_path / "out.zarr", *ENDLESS)
-    with running("integrate", counts, *options, folder=tmp_path, until="*/pack") as process:
+    with running("integrate", counts, *options, folder=tmp_path, until="*/*/pack") as process:
         interrupt(process)
     assert listing(tmp_path) == before
 
@@ -77,7 +77,7 @@ def test_interrupting_leaves_what_was_to_be_replaced(counts: Path, tmp_path: Pat
         process.communicate()
     before = listing(tmp_path)
     options = ("--out", out, "--overwrite", *ENDLESS)
-    with running("integrate", counts, *options, folder=tmp_path, until="*/pack") as process:
+    with running("integrate", counts, *options, folder=tmp_path, until="*/*/pack") as process:
         interrupt(process)
     assert listing(tmp_path) == before
 
@@ -103,7 +103,7 @@ def test_after_a_kill_integrate_gives_the_bytes_of_an_undisturbed_run(
     short = ("--batch-key", "batch", "-k", "3", "--n-epochs", "2", "--no-umap", "--no-report")
     before = listing(tmp_path)
     out = tmp_path / "out.zarr"
-    for moment in ("*/pack", "*/pack/pack.json"):
+    for moment in ("*/*/pack", "*/*/pack/pack.json"):
         with running(
             "integrate", counts, "--out", out, *ENDLESS, folder=tmp_path, until=moment
         ) as one:

@@ -13,7 +13,7 @@ import asyncio
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +63,8 @@ class ClusterEngine(ThreadEngine):
         Threads of this process, for what is done here: folding and updates.
     window
         Tasks in flight of maps that run here.
+    needed
+        What else workers must see.
 
     Raises
     ------
@@ -76,10 +78,15 @@ class ClusterEngine(ThreadEngine):
     """
 
     def __init__(
-        self, client: Client, folder: Path, n_threads: int, window: int | None = None
+        self,
+        client: Client,
+        folder: Path,
+        n_threads: int,
+        window: int | None = None,
+        needed: Sequence[Path] = (),
     ) -> None:
         super().__init__(n_threads, window)
-        check_workers(client, folder)
+        check_workers(client, folder, needed)
         self._client: Any = client  # whose methods have no types
         self._folder = folder
         self._local = ThreadEngine(n_threads, window)
@@ -94,7 +101,7 @@ class ClusterEngine(ThreadEngine):
     @property
     def window(self) -> int:
         """Tasks in flight unless a call says otherwise: two for each thread of a worker."""
-        return 2 * max(1, sum(self._client.nthreads().values()))
+        return 2 * max(1, sum(map(int, self._client.nthreads().values())))
 
     def ordered_map(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int | None = None
@@ -262,18 +269,30 @@ def _address(client: Any) -> str:
     return str(client.scheduler.address) if client.scheduler else "an unknown address"
 
 
-def _seen(token: Path) -> tuple[bool, str]:
-    """Whether a worker sees a file, and its version of Tigon."""
+def _seen(places: Sequence[Path]) -> tuple[list[Path], str]:
+    """What of some places a worker does not see, and its version of Tigon."""
     from importlib.metadata import version
 
-    return token.exists(), version("tigon")
+    return [place for place in places if not place.exists()], version("tigon")
 
 
-def check_workers(client: Any, folder: Path) -> None:
-    """Refuse a cluster that cannot do the work."""
+def check_workers(client: Any, folder: Path, needed: Sequence[Path] = ()) -> None:
+    """Refuse a cluster that cannot do the work.
+
+    Raises
+    ------
+    InputError
+        There is no worker, or one does not see what it needs, or has another version.
+    """
     token = _written(folder / f"token-{uuid4().hex}", b"")
+    places = [token, *needed]
     try:
-        answers: dict[str, tuple[bool, str]] = client.run(_seen, token)
+        answers: dict[str, tuple[list[Path], str]] = client.run(_seen, places)
+        _, own = _seen(places)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"a worker cannot import Tigon ({error}): install it there, the same version as here"
+        ) from error
     finally:
         token.unlink()
     if not answers:
@@ -281,12 +300,12 @@ def check_workers(client: Any, folder: Path) -> None:
             f"the scheduler at {_address(client)} has no workers: at least one is needed; start "
             "some first"
         )
-    _, own = _seen(token)
-    for worker, (sees, version) in sorted(answers.items()):
-        if not sees:
+    for worker, (unseen, version) in sorted(answers.items()):
+        if unseen:
+            place = folder if unseen[0] == token else unseen[0]
             raise InputError(
-                f"the worker {worker} does not see the folder {folder}: it must be on a file "
-                "system that all workers share; choose one with --scratch"
+                f"the worker {worker} does not see {place}: it must be on a file system that all "
+                "workers share; choose another place (scratch in Python, --out otherwise)"
             )
         if version != own:
             raise InputError(

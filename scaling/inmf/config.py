@@ -12,6 +12,11 @@ MIN_EPOCHS = 5
 MIN_STEPS = 200
 MAX_EPOCHS = 60
 
+CLUSTER_MINIBATCHES_PER_TASK = 4
+CLUSTER_STALENESS = 7
+"""The schedule on a cluster unless another is asked for, as benchmarks/bench_schedule.py
+measured it: what the scheduler adds stays small beside what tasks compute, and F as it is."""
+
 _WHOLE = (
     "n_components",
     "minibatch_size",

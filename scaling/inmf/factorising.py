@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import train
-from tigon.scaling.keeping import obtain_pack
+from tigon.scaling.keeping import check_pack, obtain_pack
+from tigon.storage.errors import InputError
+from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
+from tigon.storage.publish import remove
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -62,6 +66,9 @@ def factorise(
     progress: Progress = silent,
     cache: PackCache | None = None,
     spare_bytes: int = 0,
+    *,
+    resumable: bool = False,
+    known: Solution | None = None,
 ) -> Factorisation:
     """Factorise the kept cells over the selected genes.
 
@@ -79,6 +86,11 @@ def factorise(
         Where the pack is kept and looked for; None to write it below ``scratch``.
     spare_bytes
         A pack that is no larger is held in memory.
+    resumable
+        Keep checkpoints in ``scratch``, and go on from a pack and a checkpoint that are
+        there: those of the same atlas, preparation and options.
+    known
+        The final loadings were solved and written before, with this result.
 
     Returns
     -------
@@ -98,7 +110,7 @@ def factorise(
             config.minibatch_size,
             n_cells,
         )
-    pack = obtain_pack(
+    pack = _kept_pack(scratch / "pack", engine, progress) or obtain_pack(
         atlas,
         prepared.datasets,
         prepared.statistics,
@@ -115,11 +127,22 @@ def factorise(
         if pack.n_bytes <= spare_bytes:
             pack.hold()
         state, history = train(
-            pack, scratch, problem, state, schedule, config, engine, epochs, progress
+            pack,
+            scratch,
+            problem,
+            state,
+            schedule,
+            config,
+            engine,
+            epochs,
+            progress,
+            Checkpoints(scratch) if resumable else None,
         )
         W, V = state.W, state.V
         del state  # A, B and their previous sums are not needed any more
-        solution = solve_all(pack, problem, W, V, config.tol_final, engine, write, progress)
+        solution = known or solve_all(
+            pack, problem, W, V, config.tol_final, engine, write, progress
+        )
     if solution.n_unfinished:
         log.warning(
             "the loadings of %d of %d cells did not reach the tolerance %g",
@@ -128,3 +151,17 @@ def factorise(
             config.tol_final,
         )
     return Factorisation(problem, W, V, solution, history)
+
+
+def _kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:
+    """The pack that an interrupted job finished, checked; None where there is none."""
+    if not folder.exists():
+        return None
+    try:
+        pack = Pack(folder)
+        check_pack(pack, engine, progress)
+        return pack
+    except InputError as error:
+        log.info("the pack is written anew: %s", error)
+        remove(folder)
+        return None

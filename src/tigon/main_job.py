@@ -15,8 +15,8 @@ from tigon.scaling.cells import CellFilter
 from tigon.scaling.checking import check_whole
 from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
-from tigon.scaling.engine import available_threads
-from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.engine import Cluster, available_threads
+from tigon.scaling.inmf.config import CLUSTER_MINIBATCHES_PER_TASK, CLUSTER_STALENESS, INMFConfig
 from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.atlas import Atlas
@@ -43,7 +43,12 @@ _EMBED = _options_of(EmbedConfig)
 _ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
 _NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
 """Endings of ``out`` that promise another type of file."""
-_OTHERS = ("cache", "label_key", "memory_limit", "n_threads", "scratch")
+_CLUSTER = ("client", "scheduler", "workers")
+_OTHERS = ("cache", "label_key", "memory_limit", "n_threads", "scratch", *_CLUSTER)
+_ON_A_CLUSTER = {
+    "minibatches_per_task": CLUSTER_MINIBATCHES_PER_TASK,
+    "staleness": CLUSTER_STALENESS,
+}
 
 
 def integrate(
@@ -51,6 +56,8 @@ def integrate(
     *,
     out: str | os.PathLike[str],
     overwrite: bool = False,
+    resume: bool = False,
+    restart: bool = False,
     report: bool = True,
     command: str = "",
     progress: Progress | bool | None = None,
@@ -70,6 +77,11 @@ def integrate(
         The run to write, ``*.zarr``; the report is ``*.html`` beside it.
     overwrite
         Replace a run that is there, once the new one is complete.
+    resume
+        Go on with the interrupted job of ``out``, to the bytes of an undisturbed one; where
+        there is none, begin. Whatever is interrupted is then kept, however short it was.
+    restart
+        Discard an interrupted job of ``out``.
     report
         Whether to write the report.
     command
@@ -85,7 +97,8 @@ def integrate(
         ``small_datasets``. Factorisation: ``n_components``, ``lam``,
         ``n_epochs``, ``minibatch_size``, ``minibatches_per_task``, ``staleness``,
         ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``, ``random_state``
-        (see :class:`tigon.OnlineINMF`).
+        (see :class:`tigon.OnlineINMF`; a cluster has other defaults for
+        ``minibatches_per_task`` and ``staleness``, the run says which).
         Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
         on joint clusters, ``reference``, the number of the dataset that others
@@ -95,7 +108,10 @@ def integrate(
         ``n_layout_epochs``; ``label_key`` to score against. Machine:
         ``n_threads`` (None for all processors), ``memory_limit`` ("2GiB"; None
         for none), ``cache``, a folder where the streamed copy of the selected genes
-        is kept for the next call that wants the same (None to keep none).
+        is kept for the next call that wants the same (None to keep none). Cluster, one
+        of: ``client``, of :mod:`distributed`; ``scheduler``, its address; ``workers``, how
+        many processes to start here. Workers must see ``scratch``, which lies beside ``out``
+        by default, and open the atlas themselves: one that Tigon wrote.
 
     Returns
     -------
@@ -104,7 +120,9 @@ def integrate(
     Raises
     ------
     TigonError
-        The input, an option or the output cannot be used. Nothing is left behind.
+        The input, an option or the output cannot be used, or the machine or the cluster
+        failed. Nothing is left behind, but where a minute's work or more was done, that
+        is: a hidden folder beside ``out`` that ``resume`` goes on from.
 
     Notes
     -----
@@ -112,7 +130,7 @@ def integrate(
     copy beside ``out``, or from one in ``cache``, which spares a pass where it is
     there already. Results are the same for any ``n_threads``.
     """
-    cache = options.pop("cache", None)
+    cache, cluster = options.pop("cache", None), _cluster(options)
     config, scratch = _configure(source, options)
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
@@ -124,8 +142,11 @@ def integrate(
                 config,
                 out,
                 scratch,
+                cluster=cluster,
                 cache=None if cache is None else Path(cache),
                 overwrite=overwrite,
+                resume=resume,
+                restart=restart,
                 command=command,
                 progress=tell,
             )
@@ -166,12 +187,13 @@ def plan(
         As for :func:`integrate`, as far as it is known without the counts.
     """
     options.pop("cache", None)  # what a job costs without a pack that is kept
+    cluster = _cluster(options)
     config, scratch = _configure(source, options)
     if out is not None:
         check_outputs(Path(out), overwrite=overwrite, report=report)
     scratch = scratch or Path(out or "run.zarr").absolute().parent
     with _opened(source, config.opening, scratch) as atlas:
-        return plan_integration(atlas, config)
+        return plan_integration(atlas, config, cluster)
 
 
 def check_outputs(out: Path, *, overwrite: bool, report: bool) -> None:
@@ -222,6 +244,20 @@ def _told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
 def _opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:
     how = {name: getattr(opening, name) for name in _OPEN}
     return borrowed_atlas(source, scratch=scratch, **how)
+
+
+def _cluster(options: dict[str, Any]) -> Cluster:
+    """Take what says where tasks run out of the options, and settle the schedule for it."""
+    given = {name: options.pop(name, None) for name in _CLUSTER}
+    cluster = Cluster(
+        client=given["client"], scheduler=given["scheduler"], n_workers=given["workers"]
+    )
+    for name, value in _ON_A_CLUSTER.items():
+        if options.get(name) is None:
+            options.pop(name, None)
+            if cluster.is_used:
+                options[name] = value
+    return cluster
 
 
 def _configure(source: Counts, options: dict[str, Any]) -> tuple[IntegrateConfig, Path | None]:

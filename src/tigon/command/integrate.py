@@ -23,12 +23,18 @@ from tigon.command.options import (
     JoinOption,
     Json,
     Layer,
+    MinibatchesPerTask,
     Overwrite,
     Quiet,
     Raw,
+    Restart,
+    Resume,
+    Scheduler,
     SmallDatasets,
     Sources,
+    Staleness,
     Verbose,
+    Workers,
 )
 from tigon.command.showing.session import Session, session
 from tigon.command.values import check_spared, number_or, wanted_genes
@@ -139,6 +145,8 @@ def integrate(
         int,
         typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
     ] = 5000,
+    minibatches_per_task: MinibatchesPerTask = None,
+    staleness: Staleness = None,
     n_sweeps: Annotated[
         int, typer.Option(help="Updates of the metagenes per step.", rich_help_panel=FACTORS)
     ] = 1,
@@ -168,6 +176,8 @@ def integrate(
         bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)
     ] = True,
     overwrite: Overwrite = False,
+    resume: Resume = False,
+    restart: Restart = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -192,6 +202,8 @@ def integrate(
             rich_help_panel=MACHINE,
         ),
     ] = "2GiB",
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -216,10 +228,14 @@ def integrate(
             n_genes=wanted_genes(n_genes, genes),
             n_epochs=number_or(n_epochs, "auto", "--n-epochs"),
             minibatch_size=minibatch_size,
+            minibatches_per_task=minibatches_per_task,
+            staleness=staleness,
             n_sweeps=n_sweeps,
             random_state=random_state,
             n_threads=n_threads,
             memory_limit=memory_limit,
+            scheduler=scheduler,
+            workers=workers,
             cache=cache,
             cells=cells,
             min_genes=min_genes,
@@ -240,6 +256,7 @@ def integrate(
         if dry_run:
             _show_plan(source, out, options, shown)
             return
+        options.update(resume=resume, restart=restart)
         command = shlex.join(["tigon", "integrate", *context.meta[_ARGUMENTS]])
         _integrate(source, out, options, command, shown)
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tigon.scaling.inmf.config import CLUSTER_MINIBATCHES_PER_TASK, CLUSTER_STALENESS
+
 INPUT = "Input"
 CELLS = "Cells and genes"
 FACTORS = "Factorisation"
@@ -86,6 +88,60 @@ Cache = Annotated[
         "there already. May be shared; see `tigon cache`.",
         show_default="removed at the end",
         rich_help_panel=MACHINE,
+    ),
+]
+MinibatchesPerTask = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Mini-batches of a step: more give a cluster's workers enough to do.",
+        show_default=f"1, on a cluster {CLUSTER_MINIBATCHES_PER_TASK}",
+        rich_help_panel=FACTORS,
+    ),
+]
+Staleness = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Steps that the metagenes may be old that cells are solved against.",
+        show_default=f"0, on a cluster {CLUSTER_STALENESS}",
+        rich_help_panel=FACTORS,
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on the Dask cluster of this scheduler, such as tcp://host:8786. Its workers "
+        "must see the folder of --out, and the atlas.",
+        show_default="threads of this machine",
+        rich_help_panel=MACHINE,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Run on so many processes of this machine, of one thread each.",
+        show_default="threads of this machine",
+        rich_help_panel=MACHINE,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the interrupted job of --out, if there is one; keep this one if it is "
+        "interrupted.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Discard an interrupted job of --out and begin anew.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Overwrite = Annotated[
