@@ -7,9 +7,7 @@ is kept, in its cache), the run in the store that is published at the end.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import align
-from tigon.scaling.budget import BASE_BYTES, Plan, bytes_to_spare, plan_run
+from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
-from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
+from tigon.scaling.engine import Cluster, ThreadEngine
 from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.inmf.solving import Solution
@@ -33,15 +31,15 @@ from tigon.scaling.kept import prepared_arrays, prepared_of, solution_arrays, so
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
 from tigon.scaling.recording import cell_table, gene_table, versions
+from tigon.scaling.running import HERE, check_reachable, running
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent, whole_stage
-from tigon.storage.publish import check_output, remove
+from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
-from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,10 +47,7 @@ if TYPE_CHECKING:
     from tigon.storage import Atlas
 
 
-_HERE = Cluster()
-
-
-def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = _HERE) -> Plan:
+def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = HERE) -> Plan:
     """Cost of the main job; reads metadata only.
 
     Raises
@@ -69,8 +64,7 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = _
             f"the label key {config.label_key!r} is not a column of obs: there are "
             f"{', '.join(map(str, atlas.obs.columns))}; choose one of these"
         )
-    if cluster.is_used:
-        pickle.dumps(reference(atlas))  # which refuses what cannot be opened elsewhere
+    check_reachable(atlas, cluster)
     return plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
 
 
@@ -80,7 +74,7 @@ def integrate_atlas(
     out: Path,
     scratch: Path,
     *,
-    cluster: Cluster = _HERE,
+    cluster: Cluster = HERE,
     cache: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -127,7 +121,7 @@ def integrate_atlas(
         job.working(out, "for the pack and the loadings"),
         MemoryWatch() as memory,
         journal.listening(),
-        _engine(cluster, plan, config, atlas, job.folder, cache) as engine,
+        running(cluster, plan, config.n_threads, atlas, job.folder, cache) as engine,
     ):
         contents = _Stages(atlas, config, plan, job, packs, engine, journal, progress).run()
         with journal.stage("writing"):
@@ -141,32 +135,6 @@ def integrate_atlas(
             )
             write_run(out, finished, overwrite=overwrite)
     return Run.open(out)
-
-
-@contextmanager
-def _engine(
-    cluster: Cluster,
-    plan: Plan,
-    config: IntegrateConfig,
-    atlas: Atlas,
-    folder: Path,
-    cache: Path | None,
-) -> Iterator[ThreadEngine]:
-    """Where tasks run, for the length of a block."""
-    if not cluster.is_used:
-        with ThreadEngine(config.n_threads, window=plan.window) as threads:
-            yield threads
-        return
-    shared = folder / "shared"
-    remove(shared)  # functions of a driver that was killed
-    shared.mkdir()
-    read = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
-    read += [] if cache is None else [cache.absolute()]
-    with (
-        cluster.connect(plan.task_bytes, BASE_BYTES) as client,
-        ClusterEngine(client, shared, config.n_threads, plan.window, read) as engine,
-    ):
-        yield engine
 
 
 class _Stages:

@@ -17,6 +17,17 @@ CLUSTER_STALENESS = 7
 """The schedule on a cluster unless another is asked for, as benchmarks/bench_schedule.py
 measured it: what the scheduler adds stays small beside what tasks compute, and F as it is."""
 
+
+def schedule_options(*, on_cluster: bool) -> dict[str, int]:
+    """The two options of the schedule, where they were not given."""
+    if not on_cluster:
+        return {"minibatches_per_task": 1, "staleness": 0}
+    return {
+        "minibatches_per_task": CLUSTER_MINIBATCHES_PER_TASK,
+        "staleness": CLUSTER_STALENESS,
+    }
+
+
 _WHOLE = (
     "n_components",
     "minibatch_size",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -11,20 +13,26 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from tigon.scaling.budget import plan_run
+from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of
-from tigon.scaling.engine import ThreadEngine, available_threads
+from tigon.scaling.engine import Cluster, ThreadEngine, available_threads
 from tigon.scaling.inmf.arriving import arrive
-from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.inmf.known import Known, own_squares
 from tigon.scaling.inmf.projecting import make_query, project
-from tigon.scaling.preparing import PrepareConfig, prepare
+from tigon.scaling.preparing import PrepareConfig, chosen_datasets, prepare
+from tigon.scaling.running import HERE, check_reachable, running
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.progress import Progress, silent
 from tigon.storage.scratch import Scratch
 
 if TYPE_CHECKING:
+    from distributed import Client
+
+    from tigon.storage import Atlas
     from tigon.storage.opening import Counts
 
 
@@ -56,6 +64,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     minibatches_per_task, staleness
         Mini-batches that make up one step, and how many steps old the metagenes may
         be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
+        By default 1 and 0 on threads, 4 and 7 on a cluster.
     n_sweeps
         HALS sweeps over W and V per step.
     tol, tol_final
@@ -117,8 +126,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_epochs: int | Literal["auto"] = "auto",
         minibatch_size: int = 5000,
-        minibatches_per_task: int = 1,
-        staleness: int = 0,
+        minibatches_per_task: int | None = None,
+        staleness: int | None = None,
         n_sweeps: int = 1,
         tol: float = 1e-3,
         tol_final: float = 1e-5,
@@ -145,7 +154,13 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.progress = progress
 
     def fit(
-        self, X: Counts, y: None = None, *, batch_key: str | Sequence[str] | None = None
+        self,
+        X: Counts,
+        y: None = None,
+        *,
+        batch_key: str | Sequence[str] | None = None,
+        client: Client | None = None,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Learn W and V.
 
@@ -157,6 +172,12 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             Ignored.
         batch_key
             Columns of ``obs`` that name the datasets; None for the sources.
+        client
+            Of :mod:`distributed`: tasks run on its workers, which must be able to open the
+            atlas, one that Tigon wrote. None for threads of this process.
+        scratch
+            Folder for intermediate files, which workers must see; None for the system's
+            own.
 
         Raises
         ------
@@ -164,18 +185,19 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             The data or the options cannot be used.
         """
         del y
-        config = self._config()
+        cluster = Cluster(client=client)
+        config = self._config(cluster)
         chosen = PrepareConfig(
             batch_key=batch_key, n_genes=self.n_genes, small_datasets=self.small_datasets
         )
         with (
             borrowed_atlas(X) as atlas,
-            self._engine() as engine,
-            closing(Scratch(None)) as scratch,
+            closing(Scratch(None if scratch is None else Path(scratch))) as aside,
+            self._running(cluster, atlas, chosen, config, aside.folder) as engine,
         ):
             prepared = prepare(atlas, chosen, config.n_components, engine, self.progress)
             found = factorise(
-                atlas, prepared, config, scratch.folder, engine, _discard, self.progress
+                atlas, prepared, config, aside.folder, engine, _discard, self.progress
             )
             self.genes_ = np.asarray(atlas.var.index[prepared.genes], dtype=object)
         names = prepared.datasets.names
@@ -319,9 +341,30 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             merged=self.merged_,
         )
 
-    def _config(self) -> INMFConfig:
-        names = INMFConfig.__dataclass_fields__
-        return INMFConfig(**{name: getattr(self, name) for name in names})
+    def _config(self, cluster: Cluster = HERE) -> INMFConfig:
+        given = {name: getattr(self, name) for name in INMFConfig.__dataclass_fields__}
+        default = schedule_options(on_cluster=cluster.is_used)
+        return INMFConfig(
+            **{n: default[n] if v is None and n in default else v for n, v in given.items()}
+        )
+
+    @contextmanager
+    def _running(
+        self,
+        cluster: Cluster,
+        atlas: Atlas,
+        chosen: PrepareConfig,
+        config: INMFConfig,
+        folder: Path,
+    ) -> Iterator[ThreadEngine]:
+        """Where tasks of a fit run."""
+        n_threads = self.n_threads or available_threads()
+        check_reachable(atlas, cluster)
+        datasets = chosen_datasets(atlas, chosen, config.n_components)
+        whole = IntegrateConfig(prepare=chosen, inmf=config, n_threads=n_threads)
+        plan = plan_run(atlas, len(datasets.names), whole)
+        with running(cluster, plan, n_threads, atlas, folder) as engine:
+            yield engine
 
     def _engine(self) -> ThreadEngine:
         return ThreadEngine(self.n_threads or available_threads())

@@ -16,7 +16,7 @@ from tigon.scaling.checking import check_whole
 from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import Cluster, available_threads
-from tigon.scaling.inmf.config import CLUSTER_MINIBATCHES_PER_TASK, CLUSTER_STALENESS, INMFConfig
+from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.atlas import Atlas
@@ -45,10 +45,6 @@ _NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
 """Endings of ``out`` that promise another type of file."""
 _CLUSTER = ("client", "scheduler", "workers")
 _OTHERS = ("cache", "label_key", "memory_limit", "n_threads", "scratch", *_CLUSTER)
-_ON_A_CLUSTER = {
-    "minibatches_per_task": CLUSTER_MINIBATCHES_PER_TASK,
-    "staleness": CLUSTER_STALENESS,
-}
 
 
 def integrate(
@@ -252,11 +248,9 @@ def _cluster(options: dict[str, Any]) -> Cluster:
     cluster = Cluster(
         client=given["client"], scheduler=given["scheduler"], n_workers=given["workers"]
     )
-    for name, value in _ON_A_CLUSTER.items():
+    for name, value in schedule_options(on_cluster=cluster.is_used).items():
         if options.get(name) is None:
-            options.pop(name, None)
-            if cluster.is_used:
-                options[name] = value
+            options[name] = value
     return cluster
 
 

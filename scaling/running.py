@@ -1,0 +1,78 @@
+"""The engine that a job runs on: threads of this process, or the workers of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tigon.scaling.budget import BASE_BYTES, Plan
+from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
+from tigon.storage.publish import remove
+from tigon.storage.views.reopening import reference
+
+if TYPE_CHECKING:
+    from tigon.storage import Atlas
+
+HERE = Cluster()
+"""No cluster: threads of this process."""
+
+
+def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
+    """Refuse an atlas that workers could not open, before any work is done.
+
+    Raises
+    ------
+    InputError
+        It is in memory, or in a format other than Tigon's own.
+    """
+    if cluster.is_used:
+        pickle.dumps(reference(atlas))
+
+
+@contextmanager
+def running(
+    cluster: Cluster,
+    plan: Plan,
+    n_threads: int,
+    atlas: Atlas,
+    folder: Path,
+    cache: Path | None = None,
+) -> Iterator[ThreadEngine]:
+    """Where tasks run, for the length of a block.
+
+    Parameters
+    ----------
+    cluster
+        Which one, if any.
+    plan
+        What tasks cost.
+    n_threads
+        Threads of this process.
+    atlas, folder, cache
+        What workers must see: the counts, an existing folder of this job alone, and packs
+        that are kept.
+
+    Raises
+    ------
+    InputError
+        The cluster cannot be reached, or a worker does not see what it needs.
+    MemoryLimitError
+        A worker is too small for the tasks that it would run at once.
+    """
+    if not cluster.is_used:
+        with ThreadEngine(n_threads, window=plan.window) as threads:
+            yield threads
+        return
+    shared = folder / "shared"
+    remove(shared)  # functions of a driver that was killed
+    shared.mkdir()
+    needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
+    needed += [] if cache is None else [cache.absolute()]
+    with (
+        cluster.connect(plan.task_bytes, BASE_BYTES) as client,
+        ClusterEngine(client, shared, n_threads, plan.window, needed) as engine,
+    ):
+        yield engine
