@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
     from tigon.scaling.inmf.estimator import OnlineINMF
-    from tigon.scenarios import update
+    from tigon.scenarios import project, update
     from tigon.storage.atlas import Atlas
     from tigon.storage.errors import (
         InputError,
@@ -45,6 +45,7 @@ _HOMES = {
     "integrate": "tigon.main_job",
     "open": "tigon.storage",
     "plan": "tigon.main_job",
+    "project": "tigon.scenarios",
     "update": "tigon.scenarios",
     "write_atlas": "tigon.storage",
     "write_report": "tigon.report",
@@ -65,6 +66,7 @@ __all__ = [
     "integrate",
     "open",
     "plan",
+    "project",
     "update",
     "write_atlas",
     "write_report",

@@ -15,6 +15,7 @@ from tigon.scaling.cells import CellFilter
 from tigon.scaling.checking import check_whole
 from tigon.scaling.engine import available_threads
 from tigon.scaling.preparing import PrepareConfig
+from tigon.scaling.projecting import ProjectConfig, project_on_run
 from tigon.scaling.updating import UpdateConfig, told_sources, update_run
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.errors import InputError
@@ -133,6 +134,83 @@ def update(
         )
     write_page(made, out, report=report, overwrite=overwrite)
     return made
+
+
+def project(
+    run: Run | str | os.PathLike[str],
+    new: Counts,
+    out: str | os.PathLike[str],
+    *,
+    batch_key: str | Sequence[str] | None = None,
+    label_key: str | None = None,
+    cells: str | None = None,
+    n_threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    command: str = "",
+    progress: Progress = silent,
+    **opening: Any,
+) -> Run:
+    """Lay new cells on a run, whose metagenes stay: loadings, labels with confidence, places.
+
+    Parameters
+    ----------
+    run
+        A run, or where it is; it is not written to.
+    new
+        The cells: anything that :func:`tigon.open` takes; some of the genes will do.
+    out
+        What to write, ``*.zarr``: it opens like a run. ``obs`` has ``tigon_label``,
+        ``tigon_confidence`` (the label's share of the votes of the 15 nearest cells of the
+        run, near ones counting more), and ``tigon_cluster``.
+    batch_key
+        Columns of ``obs`` that name the datasets; None for those of the run. A dataset that
+        the run knows keeps its metagenes and scale; a new one is scaled by its own root
+        mean squares, or as the run is as a whole where it has fewer than 100 cells.
+    label_key
+        Column of the run's ``obs`` to take labels over from; None for the one that the run
+        was scored against, or for its clusters.
+    cells
+        Expression over the columns of ``obs`` of the new cells.
+    n_threads, scratch, overwrite, command, progress
+        As for :func:`update`.
+    **opening
+        ``layer``, ``raw``, ``join``, ``gene_id_column``, ``allow_non_integer``.
+
+    Returns
+    -------
+    Run
+        With statistics and objective of the new cells.
+
+    Raises
+    ------
+    TigonError
+        The run, the cells, an option or the output cannot be used. Nothing is left behind.
+
+    Notes
+    -----
+    One pass over the cells, two where a new dataset has 100 cells or more.
+    """
+    unknown = sorted(set(opening) - set(_OPEN))
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r} is not an option of project: there are {', '.join(sorted(_OPEN))}"
+        )
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    out = _output(out, report=False, overwrite=overwrite)
+    key = recalling.batch_key(run) if batch_key is None else batch_key
+    config = ProjectConfig(
+        batch_key=key if key is None or isinstance(key, str) else list(key),
+        label_key=label_key or run.config.get("label_key"),
+        cells=cells,
+        sources=told_sources(_listed(new)),
+        n_threads=threads(n_threads),
+    )
+    aside = Path(scratch) if scratch is not None else out.absolute().parent
+    with borrowed_atlas(new, scratch=aside, **opening) as atlas:
+        return project_on_run(
+            run, atlas, config, out, aside, overwrite=overwrite, command=command, progress=progress
+        )
 
 
 def write_page(run: Run, out: Path, *, report: bool, overwrite: bool) -> None:

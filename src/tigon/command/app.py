@@ -12,6 +12,7 @@ from tigon.command.export import export
 from tigon.command.info import info
 from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
+from tigon.command.project import project
 from tigon.command.report import report
 from tigon.command.serve import serve
 from tigon.command.update import update
@@ -62,6 +63,7 @@ app.command(no_args_is_help=True)(convert)
 app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True, cls=RememberingCommand)(update)
+app.command(no_args_is_help=True, cls=RememberingCommand)(project)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=True)(serve)
