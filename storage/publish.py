@@ -157,16 +157,24 @@ def _replace(partial: Path, out: Path, *, overwrite: bool) -> None:
     except BaseException:
         old.rename(out)
         raise
-    remove(old)
+    _discard(old, out)
 
 
 def _restore_interrupted(out: Path) -> None:
     """Put back an old output whose replacement was killed between the two renames."""
     for old in _leftovers(out, "old"):
         if os.path.lexists(out):
-            remove(old)
+            _discard(old, out)
         else:
             old.rename(out)
+
+
+def _discard(old: Path, out: Path) -> None:
+    """Remove an old output under a name that nobody puts back, should this be killed midway."""
+    partial = _aside(out, "partial")
+    remove(partial)
+    old.rename(partial)
+    remove(partial)
 
 
 def _clear_leftovers(out: Path) -> None:

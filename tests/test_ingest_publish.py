@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -184,6 +185,32 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path) -> N
     with pytest.raises(OutputExistsError), published(tmp_path / "a.zarr"):
         pytest.fail("the block must not run")
     assert (tmp_path / "a.zarr" / "zarr.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("when", ["at the end", "by the next call"])
+def test_an_old_output_that_is_half_removed_is_never_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    out = tmp_path / "a.zarr"
+    write_store(out, "old")
+    if when == "by the next call":
+        write_store(tmp_path / ".a.zarr.tigon-old-host-1", "older")
+
+    def killed(folder: Path, **options: bool) -> None:
+        (folder / "zarr.json").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt), published(out, overwrite=True) as aside:
+            write_store(aside, "new")
+    shutil.rmtree(out)
+    with published(tmp_path / "b.zarr") as aside:
+        write_store(aside, "b")
+    with published(out) as aside:
+        assert not out.exists()
+        write_store(aside, "newer")
+    assert names(tmp_path) == ["a.zarr", "b.zarr"]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
