@@ -7,7 +7,8 @@ For each way to compress the file one line a task, and the tasks take turns: rea
 both arrays of counts with h5py, in pieces of a million and nothing else done, and
 ingest into either profile. Every turn is a process of its own, whose tree is sampled
 for memory; the minimum of the turns is reported, with the processor time of all its
-threads, which other work on the machine disturbs less. Files are in the page cache. The
+threads, which other work on the machine disturbs less, and the load of
+the machine at the end of the turn. Files are in the page cache. The
 cells are drawn from 10,000 that ``simulate.py`` makes: they repeat, but far beyond
 the reach of a chunk's compression.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -141,6 +143,7 @@ def one_turn(task: str, path: str, out: str, limit: str) -> dict[str, Any]:
             written = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     found = {
+        "load_average": round(os.getloadavg()[0], 1),
         "s": round(seconds, 3),
         "cpu_ns_per_nnz": round(cpu / nnz * 1e9, 1),
         "nnz": nnz,

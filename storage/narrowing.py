@@ -2,7 +2,7 @@
 
 Most files hold sorted whole numbers in wide types, and all that is to be done is
 to make sure of it and to narrow them. The checks of a strip are over
-before it leaves the cache: together they cost one pass over memory. Anything
+before it leaves the cache of the processor: together they cost about one pass over memory. Anything
 that would change or refuse an entry is left to the careful way.
 """
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from tigon.storage.sources.matrices.matrix import SparseRows
 
-_STRIP = 1 << 15
-"""Entries; with their narrow copies about half a MiB, which stays in a core's cache."""
+_STRIP = 1 << 18
+"""Entries. Shorter strips are quicker on one thread but keep others waiting: every step
+takes and gives back the interpreter's lock."""
 
 
 def narrowed(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from tigon.storage.sources.matrices.matrix import SparseRows
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 TILE_CELLS = 2048
 """As the first pass of an integration cuts its tasks."""
-
-_STRIP_CELLS = 64
-"""Summed at a time: what their entries are turned into stays in cache."""
 
 RUN_CELLS = 16384
 """A multiple of the tile; about as many cells as a shard holds."""
@@ -77,7 +75,8 @@ class TileSums:
     Attributes
     ----------
     by_source
-        (counts, first, second, cells) of each source that has cells here, shape (n_genes,).
+        (counts, first, second, cells) of each source that has cells here, each float64,
+        shape (n_genes,).
     """
 
     def __init__(self, start: int, n_genes: int) -> None:
@@ -87,43 +86,68 @@ class TileSums:
 
     def add(self, cells: Cells) -> None:
         """Take the next cells of the tile."""
-        for first in range(0, len(cells.totals), _STRIP_CELLS):
-            self._add_strip(_cut(cells, first, min(first + _STRIP_CELLS, len(cells.totals))))
+        sources = np.unique(cells.codes).tolist()
+        for source in sources:
+            chosen = cells if len(sources) == 1 else _of_source(cells, source)
+            genes = chosen.rows.indices.astype(np.int32)
+            if source in self.by_source:
+                for total, entries in zip(self.by_source[source], _entries(chosen), strict=True):
+                    np.add.at(total, genes, entries)
+            else:
+                indptr = chosen.rows.indptr.astype(np.int32)
+                self.by_source[source] = tuple(
+                    _sum_columns(genes, indptr, entries, self._n_genes)
+                    for entries in _entries(chosen)
+                )
 
-    def _add_strip(self, cells: Cells) -> None:
-        rows, codes, totals = cells
-        lengths = np.diff(rows.indptr)
-        weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
-        genes, counts = rows.indices.astype(np.intp), rows.values.astype(np.float64)
-        x = counts * np.repeat(weights, lengths)
-        sources = np.unique(codes)
-        for source in sources.tolist():
-            chosen = slice(None) if len(sources) == 1 else np.repeat(codes == source, lengths)
-            self._add(source, genes[chosen], (counts[chosen], x[chosen], np.square(x[chosen]), 1))
 
-    def _add(self, source: int, genes: NDArray[np.intp], entries: tuple[Any, ...]) -> None:
-        if source not in self.by_source:
-            floats = [np.zeros(self._n_genes) for _ in range(3)]
-            self.by_source[source] = (*floats, np.zeros(self._n_genes, np.int64))
-        for total, part in zip(self.by_source[source], entries, strict=True):
-            np.add.at(total, genes, part)
+def _entries(cells: Cells) -> Iterator[NDArray[np.float64]]:
+    """Counts, x, x^2 and ones, one after the other in the same memory."""
+    rows, _, totals = cells
+    weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
+    entries = rows.values.astype(np.float64)
+    yield entries
+    entries *= np.repeat(weights, np.diff(rows.indptr))
+    yield entries
+    np.square(entries, out=entries)
+    yield entries
+    entries.fill(1.0)
+    yield entries
+
+
+def _sum_columns(
+    genes: NDArray[np.int32],
+    indptr: NDArray[np.int32],
+    entries: NDArray[np.float64],
+    n_genes: int,
+) -> NDArray[np.float64]:
+    """Sums by gene, added cell by cell as ``numpy.add.at`` does, without its hold on the lock."""
+    n_cells = len(indptr) - 1
+    by_cell = sparse.csc_array((entries, genes, indptr), shape=(n_genes, n_cells))
+    return np.asarray(by_cell @ np.ones(n_cells), np.float64)
+
+
+def _of_source(cells: Cells, source: int) -> Cells:
+    """The cells of one source."""
+    rows, codes, totals = cells
+    chosen, lengths = codes == source, np.diff(rows.indptr)
+    entries = np.repeat(chosen, lengths)
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[chosen])])
+    piece = SparseRows(indptr, rows.indices[entries], rows.values[entries])
+    return Cells(piece, codes[chosen], totals[chosen])
 
 
 def tiles_of(start: int, cells: Cells) -> Iterator[tuple[int, Cells]]:
     """Cells from ``start`` on, cut where tiles end, without copying entries."""
-    first, n_cells = 0, len(cells.totals)
-    while first < n_cells:
-        last = min(n_cells, first + TILE_CELLS - (start + first) % TILE_CELLS)
-        yield start + first, _cut(cells, first, last)
-        first = last
-
-
-def _cut(cells: Cells, first: int, last: int) -> Cells:
     rows, codes, totals = cells
-    indptr = rows.indptr[first : last + 1]
-    entries = slice(int(indptr[0]), int(indptr[-1]))
-    piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
-    return Cells(piece, codes[first:last], totals[first:last])
+    first = 0
+    while first < len(totals):
+        last = min(len(totals), first + TILE_CELLS - (start + first) % TILE_CELLS)
+        indptr = rows.indptr[first : last + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
+        yield start + first, Cells(piece, codes[first:last], totals[first:last])
+        first = last
 
 
 class GeneSumsWriter:
@@ -166,7 +190,7 @@ class GeneSumsWriter:
         for source, (counts, first, second, cells) in tile.by_source.items():
             self._first[source] += first
             self._second[source] += second
-            self._cells[source] += cells
+            self._cells[source] += cells.astype(np.int64)
             if source in self._open:
                 self._open[source] += counts
             else:
