@@ -70,11 +70,13 @@ def test_donors_one_at_a_time_end_where_all_together_do(kang: anndata.AnnData) -
         found.append(F_here)
         print(f"{order}: F {F_here / F - 1:+.4%}, labels {accuracy_here:.4f} of {accuracy:.4f}")
         assert F_here <= 1.01 * F
-        # Equal to two standard errors of a share of 12,261 cells.
+        # Seeds alone move it by as much: 0.9203 to 0.9248 over four fits of all, and over
+        # four orders of arrival.
         assert abs(accuracy_here - accuracy) <= 0.005
     assert abs(found[0] - found[1]) <= 0.01 * min(found)
 
 
+@pytest.mark.slow
 def test_labels_of_donors_held_out(kang: anndata.AnnData, tmp_path: Path) -> None:
     right: dict[str, float] = {}
     sure: list[np.ndarray] = []
@@ -85,6 +87,7 @@ def test_labels_of_donors_held_out(kang: anndata.AnnData, tmp_path: Path) -> Non
             batch_key="batch",
             n_epochs=5,
             umap=False,
+            n_landmarks=1000,  # clusters are not asked about here
             report=False,
             n_threads=2,
         )

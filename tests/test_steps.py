@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tigon.kernels import reference
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.inmf.rescaling import rebuild
 from tigon.scaling.inmf.state import Problem, State, begin_epoch, init_state
 from tigon.scaling.inmf.steps import apply_step
 
@@ -148,4 +150,73 @@ def test_datasets_that_a_batch_lacks_keep_their_own() -> None:
         for d in (0, 2):
             np.testing.assert_array_equal(getattr(state, name)[d], getattr(before, name)[d])
         assert (getattr(state, name)[1] != getattr(before, name)[1]).any()
+    assert (state.W != before.W).any()
+
+
+def with_base(p: Problem, k: int, seed: int) -> State:
+    """A state that rests on earlier cells: dataset 0 goes on, 1 is at rest, 2 is new."""
+    rng = np.random.default_rng(seed)
+    state = init_state(p, k, np.random.SeedSequence(seed))
+    for d in (0, 1):
+        old = draw_statistics(rng, p, d, k, 120)
+        state.A[d], state.B[d] = old.A, old.B.T
+    return replace(
+        state,
+        continued=np.array([0]),
+        A_base=state.A[[0]].copy(),
+        B_base=state.B[[0]].copy(),
+    )
+
+
+def drawn_with_base(n_masked: int) -> Problem:
+    p = draw_problem(n_masked, 40, n_masked)
+    return Problem(np.array([400, 0, 250]), p.measured, p.scale, p.lam)
+
+
+@pytest.mark.parametrize("n_masked", [0, 1, 3])
+def test_cells_that_are_not_read_weigh_as_if_they_were(n_masked: int) -> None:
+    """Steps over a base are those over sums of which the base is a part that never fades."""
+    p, k = drawn_with_base(n_masked), 6
+    state = with_base(p, k, 1)
+    base_A, base_B = state.A.copy(), state.B.copy()
+    rng = np.random.default_rng(7)
+    epochs = [[{0: 150, 2: 100}, {0: 250, 2: 150}], [{0: 100}, {0: 300, 2: 250}]]
+    before: dict[int, tuple[Array, Array]] = {d: (0 * base_A[d], 0 * base_B[d]) for d in range(3)}
+    with ThreadEngine(2) as engine:
+        rebuild(state, p, engine)
+        for number, epoch in enumerate(epochs):
+            if number:
+                begin_epoch(state)
+            seen = dict.fromkeys(range(3), 0)
+            now = {d: (np.zeros((k, k)), np.zeros((k, p.n_genes))) for d in range(3)}
+            for sizes in epoch:
+                deltas = {d: draw_statistics(rng, p, d, k, n) for d, n in sizes.items()}
+                for d, delta in deltas.items():
+                    now[d] = now[d][0] + delta.A, now[d][1] + delta.B.T
+                    seen[d] += delta.n_cells
+                apply_step(state, p, deltas, 1, engine)
+                for d in range(3):
+                    left = 1 - seen[d] / max(int(p.n_cells[d]), 1)
+                    A, B = state.statistics_of(d, int(p.n_cells[d]))
+                    expected = base_A[d] + now[d][0] + left * before[d][0]
+                    np.testing.assert_allclose(A, expected, rtol=1e-12)
+                    expected = base_B[d] + now[d][1] + left * before[d][1]
+                    np.testing.assert_allclose(B, expected, rtol=1e-12)
+            before = now
+    for pattern, datasets in enumerate(state.in_pattern):
+        A = np.stack([state.statistics_of(d, int(p.n_cells[d]))[0] for d in range(3)])
+        np.testing.assert_allclose(state.S[pattern], A[datasets].sum(axis=0), rtol=1e-12)
+
+
+def test_a_dataset_at_rest_costs_a_step_nothing() -> None:
+    p = drawn_with_base(0)
+    state = with_base(p, 6, 3)
+    with ThreadEngine(1) as engine:
+        rebuild(state, p, engine)
+        before = copy.deepcopy(state)
+        rng = np.random.default_rng(0)
+        apply_step(state, p, {2: draw_statistics(rng, p, 2, 6, 30)}, 1, engine)
+        begin_epoch(state)
+    for name in ("A", "B", "V", "A_previous", "B_previous"):
+        np.testing.assert_array_equal(getattr(state, name)[1], getattr(before, name)[1])
     assert (state.W != before.W).any()
