@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tigon.storage.encoding import key
 from tigon.storage.errors import InputError
+from tigon.storage.reading.client import open_client
+from tigon.storage.reading.policy import RequestPolicy
 from tigon.storage.sources.detect import is_url
 
 if TYPE_CHECKING:
@@ -169,9 +171,7 @@ def _open_group(path: str) -> Any:
 
     if not is_url(path):
         return zarr.open_group(str(Path(path).expanduser()), mode="r")
-    from obstore.store import from_url
     from zarr.storage import ObjectStore
 
-    options: Any = {"allow_http": True} if path.startswith("http://") else {}
-    store = ObjectStore(from_url(path, client_options=options), read_only=True)
+    store = ObjectStore(open_client(path, RequestPolicy()), read_only=True)
     return zarr.open_group(store, mode="r")
