@@ -41,11 +41,12 @@ class Genes:
         A few passes over the entries. A new order that is not the atlas's costs a
         sort of what is kept.
         """
-        places = self.place[rows.indices]
-        kept = places >= 0
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
-        indptr, values = before[rows.indptr], rows.values[kept]
-        indices = places[kept].astype(index_dtype(len(self.positions)))
+        # Positions are in range, and clipping them is quicker than looking.
+        kept = np.flatnonzero(np.take(self.place >= 0, rows.indices, mode="clip"))
+        indptr = np.searchsorted(kept, rows.indptr).astype(np.int64, copy=False)
+        narrow = self.place.astype(index_dtype(len(self.positions)))
+        indices = np.take(narrow, np.take(rows.indices, kept, mode="clip"), mode="clip")
+        values = np.take(rows.values, kept, mode="clip")
         if (np.diff(self.positions) > 0).all():
             return SparseRows(indptr, indices, values)
         return _sorted(SparseRows(indptr, indices, values), len(self.positions))
