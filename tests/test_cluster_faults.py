@@ -120,7 +120,7 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 
 def killed(work: Work, chosen: Callable[[set[int]], set[int]], victims: list[int]) -> None:
-    """kill -9 of workers that have a task running; ``victims`` says which."""
+    """Send kill -9 to workers that have a task running; ``victims`` says which."""
     while not chosen(work.running_in()):
         time.sleep(0.005)
     time.sleep(0.3)  # once everything flows

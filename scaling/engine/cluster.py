@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -44,6 +45,10 @@ _PATIENCE_S = 300.0
 
 _LOOK_EVERY_S = 5.0
 """How often to look after the scheduler and the workers while a task takes long."""
+
+
+_BROKEN_S, _MOST_BROKEN = 0.5, 20
+"""Pause after a connection broke while a result was fetched, and how often that may be."""
 
 
 class ClusterError(TigonError):
@@ -177,10 +182,19 @@ class _Flight:
     def result(self) -> Any:
         """Wait for it, and submit it again when all workers that ran it were lost."""
         from distributed import KilledWorker
+        from distributed.comm import CommClosedError
 
+        n_broken = 0
         while True:
             try:
                 found = self._wait()
+            except CommClosedError as error:
+                # Of this process's own connection, while it asked for the result: a worker
+                # went away, or the scheduler, which the client may not have seen yet.
+                n_broken += 1
+                time.sleep(_BROKEN_S)
+                if n_broken > _MOST_BROKEN or not _is_connected(self._client):
+                    raise _lost(self._client) from error
             except (KilledWorker, CancelledError, asyncio.CancelledError) as error:
                 if not _is_connected(self._client):
                     raise _lost(self._client) from error
