@@ -1,0 +1,184 @@
+"""From an atlas to W, V and H of every cell: seconds and memory, one JSON line a run.
+
+    python benchmarks/bench_scaling.py --cells 50000 --folder /data/simulated
+    python benchmarks/bench_scaling.py --cells 1000000 --donors 300 --folder /data/simulated
+    python benchmarks/bench_scaling.py --cells 200000 --folder /data/simulated --workers 2
+
+Counts are simulated (simulate.py: 20,000 genes, about 1,500 non-zeros a cell, donors of their
+own depth and programmes, cell types of unequal shares, one of them in one donor only), written
+once as an atlas of Tigon's and used again. What is timed is the first pass with the selection
+of genes, the pack, the epochs and the final pass, which writes the loadings to a file. Memory
+is the proportional set size of the process tree, sampled every 50 ms, in a process that has
+done nothing else. The files are read once before, from the page cache where they fit in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import simulate
+from numpy.typing import NDArray
+from record import machine
+
+import tigon
+from tigon.scaling.budget import bytes_to_spare, parse_bytes
+from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.engine import Cluster
+from tigon.scaling.inmf.config import INMFConfig, schedule_options
+from tigon.scaling.inmf.factorising import factorise
+from tigon.scaling.integrating import plan_integration
+from tigon.scaling.memory import MemoryWatch
+from tigon.scaling.preparing import PrepareConfig, prepare
+from tigon.scaling.running import running
+from tigon.storage.rows import RowFile
+
+N_MOLECULES = 2400
+"""Of the median cell; about 1,500 of its 20,000 genes are then seen."""
+
+
+def main() -> None:
+    """Make the atlas where it is not there yet, measure in a process of its own, print."""
+    chosen = options()
+    place = chosen.folder / f"{chosen.cells}-{chosen.genes}-{chosen.donors}.zarr"
+    if not place.exists():
+        make_atlas(chosen, place)
+    if chosen.here:
+        print(json.dumps(measure(chosen, place)))
+        return
+    for _ in range(chosen.repeats):
+        ran = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--here"], stdout=subprocess.PIPE, check=True
+        )
+        print(json.dumps(machine() | json.loads(ran.stdout)), flush=True)
+
+
+def options() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=int, default=50_000)
+    parser.add_argument("--genes", type=int, default=20_000)
+    parser.add_argument("--donors", type=int, default=8)
+    parser.add_argument("--folder", type=Path, required=True, help="where atlases are kept")
+    parser.add_argument("--n-components", type=int, default=20)
+    parser.add_argument("--n-epochs", type=int, default=5)
+    parser.add_argument("--n-threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
+    parser.add_argument("--memory-limit", default="1GiB")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_atlas(chosen: argparse.Namespace, place: Path) -> None:
+    """Simulate donor by donor, and join them."""
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    model = simulate.Atlas(
+        n_cells=chosen.cells,
+        n_genes=chosen.genes,
+        n_donors=chosen.donors,
+        n_molecules=N_MOLECULES * min(1.0, chosen.genes / 20_000),
+    )
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
+        files = []
+        for donor in range(chosen.donors):
+            files.append(Path(name) / f"donor{donor + 1}.h5ad")
+            simulate.write_donor(model, donor, files[-1])
+        with tigon.open(files) as atlas:
+            tigon.write_atlas(atlas, place)
+
+
+def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """One run, from the atlas to the loadings."""
+    cluster = Cluster(n_workers=chosen.workers)
+    limit = parse_bytes(chosen.memory_limit)
+    config = IntegrateConfig(
+        prepare=PrepareConfig(batch_key="donor"),
+        inmf=INMFConfig(
+            n_components=chosen.n_components,
+            n_epochs=chosen.n_epochs,
+            **schedule_options(on_cluster=cluster.is_used),
+        ),
+        n_threads=chosen.n_threads,
+    )
+    moments: list[tuple[str, float]] = []
+
+    def note(stage: str, done: int, total: int, **figures: float) -> None:
+        if not moments or moments[-1][0] != stage:
+            moments.append((stage, time.perf_counter()))
+
+    with (
+        tempfile.TemporaryDirectory(dir=chosen.folder) as name,
+        tigon.open(place) as atlas,
+        MemoryWatch() as memory,
+    ):
+        plan = plan_integration(atlas, config, cluster)
+        plan = replace(plan, stages=without_layout(plan.stages))
+        folder = Path(name)
+        with running(cluster, plan, chosen.n_threads, atlas, folder) as engine:
+            began = time.perf_counter()
+            prepared = prepare(atlas, config.prepare, chosen.n_components, engine, progress=note)
+            shape = (len(prepared.kept_codes), chosen.n_components)
+            loadings = RowFile(folder / "loadings", shape)
+
+            def write(positions: NDArray[Any], H: NDArray[Any]) -> None:
+                loadings.write_at(positions, H)
+
+            spare = 0 if cluster.is_used else bytes_to_spare(plan, limit)
+            found = factorise(
+                atlas, prepared, config.inmf, folder, engine, write, note, spare_bytes=spare
+            )
+            ended = time.perf_counter()
+        n_nonzeros = atlas.n_nonzeros
+    return {
+        "benchmark": "scaling",
+        "n_cells": atlas.n_cells,
+        "n_genes": atlas.n_genes,
+        "n_nonzeros": n_nonzeros,
+        "n_donors": chosen.donors,
+        "n_threads": chosen.n_threads,
+        "n_workers": chosen.workers,
+        "schedule": [config.inmf.minibatches_per_task, config.inmf.staleness],
+        "n_epochs": found.history.epoch[-1] + 1,
+        "objective": found.solution.objective,
+        "seconds": ended - began,
+        "cpu_seconds": cpu_seconds(),
+        "stages_s": stages(began, moments, ended),
+        "peak_bytes": memory.peak_bytes,
+        "projected_bytes": plan.peak_bytes,
+        "limit_bytes": limit,
+    }
+
+
+def stages(began: float, moments: list[tuple[str, float]], ended: float) -> dict[str, float]:
+    """Seconds by stage, each from when it first told of itself; the first from the start."""
+    starts = [began, *(at for _, at in moments[1:]), ended]
+    found: dict[str, float] = {}
+    for (name, _), (start, stop) in zip(moments, pairwise(starts), strict=True):
+        key = "epochs" if name.startswith("epoch") else name
+        found[key] = found.get(key, 0.0) + stop - start
+    return found
+
+
+def cpu_seconds() -> float:
+    """Of this process; what shares the machine shows in the difference to its seconds."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def without_layout(projected: dict[str, int]) -> dict[str, int]:
+    """The stages that are run here."""
+    return {name: n for name, n in projected.items() if not name.startswith("neighbours")}
+
+
+if __name__ == "__main__":
+    main()
