@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from atlases import planted
+from builders import write_h5ad
+from command_line import refused, start
 from faulty_server import Fault, serve
 
 import tigon
@@ -144,6 +147,29 @@ def test_what_workers_cannot_open_is_refused(client: Any, out: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be sent to another process.*`tigon ingest`"):
         tigon.OnlineINMF(4).fit(counts, batch_key="batch", client=client)
     assert list(out.parent.iterdir()) == []
+
+
+def test_workers_of_the_command_line(atlas: Path, out: Path) -> None:
+    options = ["--batch-key", "batch", "-k", "4", "--n-epochs", "1", "--n-genes", "80"]
+    command = ["integrate", atlas, *options, "--no-umap", "--no-report", "--out", out]
+    small = refused(out.parent, *command, "--workers", "2", "--memory-limit", "10MiB")
+    assert re.search(r"memory limit of 10.0 MiB is too small: .* set --memory-limit \d+MiB", small)
+    assert "choose one of them" in refused(
+        out.parent, *command, "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"
+    )
+    assert "cannot be sent to another process" in refused(
+        out.parent, "integrate", counts_file(out), *command[2:], "--workers", "1"
+    )
+    process = start(*command, "--workers", "1", "--minibatches-per-task", "2", folder=out.parent)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    chosen = Run.open(out).config["inmf"]
+    assert (chosen["minibatches_per_task"], chosen["staleness"]) == (2, 7)
+
+
+def counts_file(out: Path) -> Path:
+    """Counts that Tigon did not write."""
+    return write_h5ad(planted(n=600, m=90, k=4, d=3).adata, out.with_name("a.h5ad"))
 
 
 KILLED = """
