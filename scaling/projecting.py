@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from tigon.scaling import recalling
 from tigon.scaling.cells import select_cells
+from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import Datasets, datasets_of
+from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.embedding.scores import NO_LABEL
 from tigon.scaling.embedding.space import to_space
@@ -30,7 +32,9 @@ from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.projecting import Query, make_query, project_with_sums
 from tigon.scaling.inmf.solving import Solution
 from tigon.scaling.journal import Journal
+from tigon.scaling.later_budget import count_new, fitting_window
 from tigon.scaling.memory import MemoryWatch
+from tigon.scaling.preparing import PrepareConfig
 from tigon.scaling.recording import UNASSIGNED, versions
 from tigon.scaling.transferring import (
     References,
@@ -71,6 +75,8 @@ class ProjectConfig:
         What the cells were opened from, as it is recorded.
     n_threads
         Threads; the result does not depend on it.
+    memory_limit_bytes
+        Limit of the process tree; None for no limit.
     """
 
     batch_key: str | list[str] | None = None
@@ -78,6 +84,7 @@ class ProjectConfig:
     cells: str | None = None
     sources: tuple[str, ...] = ()
     n_threads: int = 1
+    memory_limit_bytes: int | None = None
 
 
 def project_on_run(
@@ -117,12 +124,13 @@ def project_on_run(
     """
     check_output(out, overwrite=overwrite)
     labels = _run_labels(run, config.label_key)
+    window = _window(run, atlas, config)
     journal = Journal()
     with (
         MemoryWatch() as memory,
         journal.listening(),
         closing(Scratch(scratch)) as aside,
-        ThreadEngine(config.n_threads) as engine,
+        ThreadEngine(config.n_threads, window=window) as engine,
     ):
         known = recalling.recall_fit(run)
         everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
@@ -148,10 +156,24 @@ def project_on_run(
                 timings_s=journal.timings_s,
                 notices=tuple(journal.notices),
                 peak_memory_bytes=memory.peak_bytes,
+                memory_limit_bytes=config.memory_limit_bytes,
                 command=command,
             )
             write_run(out, finished, overwrite=overwrite)
     return Run.open(out)
+
+
+def _window(run: Run, atlas: Atlas, config: ProjectConfig) -> int:
+    """Tasks under way; refuses a memory limit that is too small."""
+    prepare = PrepareConfig(batch_key=config.batch_key, cells=config.cells, n_genes=run.genes)
+    whole = IntegrateConfig(
+        prepare=prepare,
+        inmf=recalling.inmf_config(run),
+        embed=EmbedConfig(umap=False),
+        n_threads=config.n_threads,
+        memory_limit_bytes=config.memory_limit_bytes,
+    )
+    return fitting_window(run, atlas, count_new(run, atlas, prepare), whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Cells are compared by the directions of their loadings, factors in units of their root mean
 square over the run: y = (h / s) / |h / s|, s_f^2 = sum_i A_i,ff / n. Loadings of the run are
 taken as they were solved, as those of new cells are: with donors held out one at a time, maps
-of their quantiles onto the run's cost three hundredths of label accuracy (0.875 for 0.907,
+of their quantiles onto the run's cost three hundredths of label accuracy (0.874 for 0.907,
 the mean of eight donors; tests/test_scenarios_data.py).
 
 A neighbour's vote is exp(-(d / d_last)^2); a label's confidence is its share of the votes.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling import recalling
 from tigon.scaling.arranging import Arranged, arrange_cells
+from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.arriving import Arrival, arrive
@@ -27,6 +28,7 @@ from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.journal import Journal
+from tigon.scaling.later_budget import count_new, fitting_window
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import PrepareConfig
 from tigon.scaling.recording import versions
@@ -62,6 +64,8 @@ class UpdateConfig:
         What the new cells were opened from, as the run records it.
     n_threads
         Threads; the result does not depend on it.
+    memory_limit_bytes
+        Limit of the process tree; None for no limit.
     """
 
     prepare: PrepareConfig
@@ -69,6 +73,7 @@ class UpdateConfig:
     drop: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     n_threads: int = 1
+    memory_limit_bytes: int | None = None
 
 
 def update_run(
@@ -112,12 +117,13 @@ def update_run(
     loadings of all cells. Holds the tables of cells, and 28 k m bytes for each dataset.
     """
     check_output(out, overwrite=overwrite)
+    window = _window(run, atlas if atlas is not None else old, config)
     journal = Journal()
     with (
         MemoryWatch() as memory,
         journal.listening(),
         closing(Scratch(scratch)) as aside,
-        ThreadEngine(config.n_threads) as engine,
+        ThreadEngine(config.n_threads, window=window) as engine,
     ):
         packs = None if cache is None else PackCache(cache)
         job = _Update(run, atlas, old, config, aside.folder, packs, engine, journal, progress)
@@ -129,10 +135,23 @@ def update_run(
                 timings_s=journal.timings_s,
                 notices=(*run.notices, *journal.notices),
                 peak_memory_bytes=memory.peak_bytes,
+                memory_limit_bytes=config.memory_limit_bytes,
                 command=command,
             )
             write_run(out, finished, overwrite=overwrite)
     return Run.open(out)
+
+
+def _window(run: Run, atlas: Atlas | None, config: UpdateConfig) -> int:
+    """Tasks under way; refuses a memory limit that is too small."""
+    whole = IntegrateConfig(
+        prepare=replace(config.prepare, n_genes=run.genes),
+        inmf=config.inmf,
+        embed=recalling.embed_config(run),
+        n_threads=config.n_threads,
+        memory_limit_bytes=config.memory_limit_bytes,
+    )
+    return fitting_window(run, atlas, count_new(run, atlas, config.prepare), whole)
 
 
 class _Update:

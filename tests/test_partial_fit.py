@@ -199,6 +199,12 @@ def test_small_new_datasets_follow_the_policy(data: anndata.AnnData) -> None:
     model = fitted(of(data, "b0"), few, small_datasets="merge")
     assert list(model.V_) == ["b0", "merged small datasets"]
     assert model.merged_ == dict.fromkeys(("s1", "s2"), "merged small datasets")
+    mixed = anndata.concat([few, of(data, "b0")[:20]])
+    mixed.obs_names = [f"later{i}" for i in range(26)]
+    left = fitted(of(data, "b0"), mixed, small_datasets="drop")
+    assert left.n_cells_ == {"b0": int((data.obs["batch"] == "b0").sum()) + 20}
+    with pytest.raises(InputError, match="no new dataset has as many cells"):
+        fitted(of(data, "b0"), few, small_datasets="drop")
     # Three more cells of one of them are of the pool, which is known now.
     model.partial_fit(few[:3].copy(), batch_key="batch")
     assert model.n_cells_["merged small datasets"] == 9

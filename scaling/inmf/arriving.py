@@ -170,6 +170,14 @@ def _resolved(kept: Datasets, known: Known, policy: str) -> Datasets:
     """Datasets that have cells, under the names of the fit; small new ones as ``policy`` says."""
     named = [known.fitted_as(name) for name in kept.names]
     old = np.array([name in known.V for name in named])
+    if policy == "drop":
+        small = np.flatnonzero(~old & (kept.sizes < known.n_components))
+        kept = kept.keep(~np.isin(kept.codes, small))
+        if not kept.sizes.any():
+            raise InputError(
+                f"no new dataset has as many cells as there are components ({known.n_components}): "
+                "none is left; use --small-datasets merge"
+            )
     is_old = np.append(old, False)[kept.codes]
     fresh = resolve_small(kept.keep(~is_old), known.n_components, policy) if (~old).any() else None
     names: list[str] = []

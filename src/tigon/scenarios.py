@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigon.main_job import check_outputs
 from tigon.scaling import recalling
+from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.checking import check_whole
 from tigon.scaling.engine import available_threads
@@ -39,6 +40,7 @@ def update(
     refresh: Counts | None = None,
     n_epochs: int | str | None = None,
     n_threads: int | None = None,
+    memory_limit: str | int | None = "2GiB",
     cache: str | os.PathLike[str] | None = None,
     scratch: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -73,6 +75,8 @@ def update(
         Passes over the new cells; None for as many as the run was set to.
     n_threads
         Threads; None for all processors. Results do not depend on it.
+    memory_limit
+        Limit of the process tree; None for none.
     cache, scratch
         Where packs are kept, and the folder for what is worked on.
     overwrite, report, command, progress
@@ -111,6 +115,7 @@ def update(
         drop=tuple(drop),
         sources=() if new is None else told_sources(_listed(new)),
         n_threads=threads(n_threads),
+        memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
     with ExitStack() as opened:
@@ -145,6 +150,7 @@ def project(
     label_key: str | None = None,
     cells: str | None = None,
     n_threads: int | None = None,
+    memory_limit: str | int | None = "2GiB",
     scratch: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     command: str = "",
@@ -172,7 +178,7 @@ def project(
         was scored against, or for its clusters.
     cells
         Expression over the columns of ``obs`` of the new cells.
-    n_threads, scratch, overwrite, command, progress
+    n_threads, memory_limit, scratch, overwrite, command, progress
         As for :func:`update`.
     **opening
         ``layer``, ``raw``, ``join``, ``gene_id_column``, ``allow_non_integer``.
@@ -205,6 +211,7 @@ def project(
         cells=cells,
         sources=told_sources(_listed(new)),
         n_threads=threads(n_threads),
+        memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
     with borrowed_atlas(new, scratch=aside, **opening) as atlas:

@@ -88,6 +88,14 @@ def project(
             rich_help_panel=MACHINE,
         ),
     ] = None,
+    memory_limit: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Never use more memory than this: 512MiB, 2GiB, ...",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "2GiB",
     quiet: Quiet = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -114,6 +122,7 @@ def project(
                 label_key=label_key,
                 cells=cells,
                 n_threads=n_threads,
+                memory_limit=memory_limit,
                 overwrite=overwrite,
                 command=command,
                 progress=shown.progress,

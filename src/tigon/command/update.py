@@ -123,6 +123,14 @@ def update(
             rich_help_panel=MACHINE,
         ),
     ] = None,
+    memory_limit: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Never use more memory than this: 512MiB, 2GiB, ...",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "2GiB",
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -143,6 +151,7 @@ def update(
             refresh=_one_or_all(refresh),
             n_epochs=None if n_epochs is None else number_or(n_epochs, "auto", "--n-epochs"),
             n_threads=n_threads,
+            memory_limit=memory_limit,
             cache=cache,
             cells=cells,
             small_datasets=small_datasets.value,
