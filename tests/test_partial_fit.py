@@ -210,6 +210,16 @@ def test_small_new_datasets_follow_the_policy(data: anndata.AnnData) -> None:
     assert model.n_cells_["merged small datasets"] == 9
 
 
+def test_sources_of_the_same_name_are_told(
+    data: anndata.AnnData, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tigon.OnlineINMF(4, **QUICK).fit(of(data, "b0"))
+    with caplog.at_level(logging.WARNING, "tigon"):
+        model.partial_fit(of(data, "b1"))
+    assert "adata0 has the name of a dataset of the fit" in " ".join(caplog.messages)
+    assert list(model.n_cells_) == ["adata0"]
+
+
 def test_what_does_not_fit_is_refused(data: anndata.AnnData) -> None:
     strange = of(data, "b1")
     strange.var_names = [f"x{i}" for i in range(strange.n_vars)]

@@ -111,6 +111,7 @@ def arrive(
     One pass over the atlas.
     """
     everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
+    _tell_same_sources(everyone, known, config)
     places = gene_positions(atlas, known.genes)
     ignored = atlas.n_genes - int((places >= 0).sum())
     if ignored:
@@ -137,6 +138,17 @@ def arrive(
         columns,
         {**kept.now_in(datasets)},
     )
+
+
+def _tell_same_sources(datasets: Datasets, known: Known, config: PrepareConfig) -> None:
+    """Names of sources may be the same by chance, as ``adata0`` of all in memory is."""
+    same = [name for name in datasets.names if known.fitted_as(name) in known.V]
+    if config.batch_key is None and same:
+        log.warning(
+            "the source %s has the name of a dataset of the fit: its cells are taken for more "
+            "cells of that dataset; name the datasets by columns of obs if they are not",
+            same[0],
+        )
 
 
 def gene_positions(atlas: Atlas, genes: Sequence[str]) -> NDArray[np.int64]:
