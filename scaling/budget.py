@@ -16,6 +16,7 @@ from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
 from tigon.scaling.packing import most_datasets, sorting_bytes
 from tigon.scaling.statistics import BLOCK_CELLS
+from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -161,9 +162,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     obs_bytes = int(atlas.obs.memory_usage(deep=True).sum())
     always = BASE_BYTES + 2 * obs_bytes + CELL_BYTES * atlas.n_cells
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
-    # Reading from a file takes at least 16 bytes a non-zero, the pack half of
-    # that: two blocks of it are read ahead of the one that is worked on.
-    packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
+    packed = _packed_bytes(atlas, n_genes, k)
     moments = 20 * n_datasets * atlas.n_genes
     # Metagenes and statistics of the datasets that the tasks under way touch.
     task_cells = min(minibatch_cells * config.inmf.minibatches_per_task, atlas.n_cells)
@@ -171,10 +170,11 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     touched = 20 * flying * most_datasets(n_datasets, task_cells) * k * n_genes
     tiles = window * 32 * k * n_genes
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
-    solved = int(packed * solved_cells) + 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
+    solved = 2 * packed * solved_cells + 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
     final = window * solved + 16 * n_datasets * k * n_genes
-    minibatch = flying * int(packed * minibatch_cells)
-    sorting = sorting_bytes(int(packed * atlas.n_cells))
+    # Two are read ahead of the one that is worked on.
+    minibatch = (flying + 2) * packed * minibatch_cells
+    sorting = sorting_bytes(packed * atlas.n_cells)
     stages = {
         "reading cells": always + 2 * moments + window * (block + moments),
         "packing cells": always + moments + window * block + sorting,
@@ -193,6 +193,17 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     return stages
 
 
+def _packed_bytes(atlas: Atlas, n_genes: int, n_components: int) -> int:
+    """Most that a cell takes of a stretch of the pack, its starts and loadings included.
+
+    Stretches are shuffled: none is fuller than the fullest run of the atlas.
+    """
+    n_cells = min(BLOCK_CELLS, max(1, atlas.n_cells))
+    entries = min(n_genes, -(-atlas.most_entries(n_cells) // n_cells))
+    entry = index_dtype(n_genes).itemsize + atlas.values_dtype.itemsize
+    return entries * entry + 64 + 12 * n_components
+
+
 def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     """Most that a task takes where it runs, with what it shares with others of its kind.
 
@@ -201,7 +212,7 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
-    packed = 2 * block / min(BLOCK_CELLS, max(1, atlas.n_cells))
+    packed = _packed_bytes(atlas, n_genes, k)
     codes = 12 * atlas.n_cells + n_datasets * atlas.n_genes
     moments = 20 * most_datasets(n_datasets, BLOCK_CELLS) * atlas.n_genes
     problem = 9 * n_datasets * n_genes
@@ -214,6 +225,6 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
         codes + block + 2 * moments,
         codes + 2 * block,
         # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
-        problem + int(packed * size) + touched * (metagenes + 20 * k * n_genes) + metagenes,
-        n_datasets * metagenes + int(packed * solved_cells) + 2 * solved + metagenes,
+        problem + 2 * packed * size + touched * (metagenes + 20 * k * n_genes) + metagenes,
+        n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,
     )
