@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch-key", default=None)
     parser.add_argument("--n-components", type=int, default=20)
     parser.add_argument("--n-genes", type=int, default=2000)
+    parser.add_argument("--minibatch-size", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", default=";".join(f"{g},{s}" for g, s in SCHEDULES))
     parser.add_argument("--repeats", type=int, default=3)
@@ -68,6 +69,7 @@ def objectives(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dic
                 model = tigon.OnlineINMF(
                     chosen.n_components,
                     n_genes=chosen.n_genes,
+                    minibatch_size=chosen.minibatch_size,
                     minibatches_per_task=per_task,
                     staleness=staleness,
                     random_state=seed,
@@ -77,6 +79,7 @@ def objectives(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dic
             base = base or found
             yield {
                 "n_cells": atlas.n_cells,
+                "minibatch_size": chosen.minibatch_size,
                 "minibatches_per_task": per_task,
                 "staleness": staleness,
                 "objective": statistics.median(found),
@@ -105,6 +108,7 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
             config = INMFConfig(
                 n_components=chosen.n_components,
                 n_epochs=2,
+                minibatch_size=chosen.minibatch_size,
                 minibatches_per_task=per_task,
                 staleness=staleness,
             )
@@ -119,6 +123,7 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
             here, there, nothing = map(min, zip(*times, strict=True))
             yield {
                 "n_cells": pack.n_cells,
+                "minibatch_size": chosen.minibatch_size,
                 "minibatches_per_task": per_task,
                 "staleness": staleness,
                 "n_tasks": sum(tasks),
