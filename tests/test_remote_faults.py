@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,9 @@ from faulty_server import Fault, Server, serve
 from tigon.storage import Atlas, open_atlas, write_atlas
 from tigon.storage.block import Block
 from tigon.storage.errors import InputError
+from tigon.storage.reading import store
+from tigon.storage.reading.fetching import FetchedAhead
+from tigon.storage.reading.planning import Request
 from tigon.storage.reading.policy import RequestPolicy
 from tigon.storage.sources import zarr_store
 
@@ -216,6 +220,38 @@ def test_closing_ends_the_threads(server: Server) -> None:
     assert not left
     with pytest.raises(InputError, match="was closed: open it again"):
         other.read(0, 10)
+
+
+def test_closing_in_the_midst_of_a_reading_gives_no_values_that_were_not_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zarr_store, "POLICY", replace(QUICK, in_flight=1))
+    monkeypatch.setattr(store, "available_cpus", lambda: 1)  # closing waits for helpers
+    with opened(server) as atlas, ThreadPoolExecutor(1) as reader:
+        atlas.read(0, atlas.n_cells)  # knows every shard
+        server.latency_s = 0.1
+        n_before = len(server.log)
+        reading = reader.submit(atlas.read_runs, [(0, 200), (200, 400)])
+        while len(server.log) == n_before and not reading.done():
+            threading.Event().wait(0.001)
+        atlas.close()
+        with pytest.raises(InputError, match="was closed: open it again"):
+            reading.result()
+
+
+def test_requests_that_a_pool_gives_up_are_errors() -> None:
+    requests = [Request(0, str(i), 0, 1, (), None) for i in range(3)]
+    gate = threading.Event()
+    pool = ThreadPoolExecutor(1)
+
+    def fetch() -> None:
+        gate.wait()
+
+    bodies = FetchedAhead(requests, [1] * 3, lambda _: pool.submit(fetch), budget_bytes=2)
+    pool.shutdown(wait=False, cancel_futures=True)
+    gate.set()
+    with pytest.raises(CancelledError):
+        list(iter(bodies.take, None))
 
 
 def test_a_forked_process_is_told_to_open_its_own(

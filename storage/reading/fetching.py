@@ -107,6 +107,7 @@ class FetchedAhead:
         self._flying: set[Future[Body | None]] = set()
         self._held = 0
         self._budget = budget_bytes
+        self._is_stopped = False
         self._changed = threading.Condition()
         with self._changed:
             self._ask()
@@ -114,7 +115,7 @@ class FetchedAhead:
     def take(self) -> tuple[Request, Body | None] | None:
         with self._changed:
             while not self._arrived:
-                if not self._flying and not self._left:
+                if self._is_stopped or (not self._flying and not self._left):
                     return None
                 self._changed.wait()
             request, future = self._arrived.popleft()
@@ -129,6 +130,7 @@ class FetchedAhead:
 
     def stop(self) -> None:
         with self._changed:
+            self._is_stopped = True
             self._left.clear()
             flying = list(self._flying)
             self._changed.notify_all()
@@ -150,6 +152,8 @@ class FetchedAhead:
     def _arrive(self, request: Request, future: Future[Body | None]) -> None:
         with self._changed:
             self._flying.discard(future)
-            if not future.cancelled():
+            # Cancelled by others, because a pool ends, it is an error for whoever takes it:
+            # its values are missing.
+            if not (self._is_stopped and future.cancelled()):
                 self._arrived.append((request, future))
             self._changed.notify_all()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +63,16 @@ class ChunkStore:
         -----
         Reads the indexes of shards that no plan has needed before, all at once.
         """
-        if self._is_closed:
-            raise InputError(f"{self.objects.where} was closed: open it again to read on")
-        if self._expected is not None:
-            self._expected.begin(ranges.tobytes())
-        self._indexes.fetch(
-            (array.layout, shard)
-            for array in arrays
-            if array.layout.shard_chunks > 1
-            for shard in needed_shards(cut(ranges, array.layout.chunk), array.layout)
-        )
-        return self._make_plan(arrays, ranges)
+        with self._while_open():
+            if self._expected is not None:
+                self._expected.begin(ranges.tobytes())
+            self._indexes.fetch(
+                (array.layout, shard)
+                for array in arrays
+                if array.layout.shard_chunks > 1
+                for shard in needed_shards(cut(ranges, array.layout.chunk), array.layout)
+            )
+            return self._make_plan(arrays, ranges)
 
     def _make_plan(self, arrays: Sequence[ChunkedArray], ranges: NDArray[np.int64]) -> Plan:
         layouts = [array.layout for array in arrays]
@@ -88,7 +88,10 @@ class ChunkStore:
     def execute(self, plan: Plan, arrays: Sequence[ChunkedArray]) -> list[NDArray[Any]]:
         """The values of a plan made for these arrays, here or by another process."""
         layouts = [array.layout for array in arrays]
-        return execute(plan, layouts, self.objects, self._helpers, self._n_helpers, self._expected)
+        with self._while_open():
+            return execute(
+                plan, layouts, self.objects, self._helpers, self._n_helpers, self._expected
+            )
 
     def expect(
         self, arrays: Sequence[ChunkedArray], ranges: Sequence[NDArray[np.int64]] | None
@@ -124,6 +127,20 @@ class ChunkStore:
             plan = self._make_plan(arrays, ranges)
             layouts = [array.layout for array in arrays]
             self._expected.expect(ranges.tobytes(), plan.requests, bounds(plan, layouts))
+
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """Refuse to read what is closed, or was by another thread in the midst of it."""
+        try:
+            if self._is_closed:
+                raise CancelledError
+            yield
+        except (CancelledError, RuntimeError) as error:  # of threads that have ended
+            if not self._is_closed:
+                raise
+            raise InputError(
+                f"{self.objects.where} was closed: open it again to read on"
+            ) from error
 
     def close(self) -> None:
         """End threads and connections that nobody else uses."""
