@@ -33,13 +33,13 @@ class Piece:
     """A block of cells from ``start`` on, and the sums of its tiles where it has whole ones."""
 
     start: int
-    cells: Cells
-    tiles: list[TileSums]
+    reads: list[Cells]
+    tiles: list[TileSums] | None
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
-        return len(self.cells.totals)
+        return sum(len(cells.totals) for cells in self.reads)
 
 
 class CountWriter:
@@ -72,19 +72,24 @@ class CountWriter:
         self._n_nonzeros = 0
 
     def add(self, piece: Piece) -> None:
-        rows = piece.cells.rows
+        """Take the next cells."""
+        for cells in piece.reads:
+            self._add(cells)
+        for tile in self._tiles(piece) if piece.tiles is None else piece.tiles:
+            self._sums.add(tile)
+
+    def _add(self, cells: Cells) -> None:
+        rows = cells.rows
         if self._values.dtype == _UINT16 and rows.values.dtype != _UINT16:
             logging.getLogger("tigon").info("a count above 65,535: counts are stored as uint32")
             self._values.widen(np.dtype(np.uint32))
         self._values.append(rows.values)
         self._indices.append(rows.indices)
         self._indptr.append(rows.indptr[1:] + self._n_nonzeros)
-        self._totals.append(piece.cells.totals)
+        self._totals.append(cells.totals)
         self._offsets.add(np.diff(rows.indptr))
         self._digest.add(rows)
         self._n_nonzeros += len(rows.values)
-        for tile in piece.tiles or self._tiles(piece):
-            self._sums.add(tile)
 
     def finish(self) -> str:
         """Write what is left; returns the digest."""
@@ -109,11 +114,7 @@ class CountWriter:
         return digest
 
     def _tiles(self, piece: Piece) -> Iterator[TileSums]:
-        """Tiles that small blocks complete; one that begins may end in a later block."""
-        for start, cells in sums.tiles_of(piece.start, piece.cells):
-            if start % sums.TILE_CELLS == 0:
-                if self._tile is not None:
-                    yield self._tile
-                self._tile = TileSums(start, self._atlas.n_genes)
-            assert self._tile is not None
-            self._tile.add(cells)
+        """Tiles that small blocks complete; the last may go on in the next block."""
+        tiles = sums.sum_tiles(piece.start, piece.reads, self._atlas.n_genes, self._tile)
+        *complete, self._tile = tiles
+        yield from complete

@@ -32,7 +32,7 @@ from tigon.storage.ordered import ordered
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import published
 from tigon.storage.sources.matrices.matrix import SparseRows
-from tigon.storage.sums import Cells, cell_totals
+from tigon.storage.sums import Cells, cell_totals, sum_tiles
 from tigon.storage.tables import storable
 from tigon.storage.uploading import uploaded
 
@@ -205,18 +205,21 @@ def _check_digest(atlas: Atlas, found: str, expected: str | None) -> None:
 
 def _pieces(atlas: Atlas, plan: IngestPlan, pool: Executor) -> Iterator[Piece]:
     def read(start: int) -> Piece:
-        block = atlas.read(start, min(start + plan.block_cells, atlas.n_cells))
-        rows = SparseRows(block.indptr, block.indices, _narrow(block.values))
-        codes = atlas.source_codes[start : start + block.n_cells]
-        cells = Cells(rows, codes, cell_totals(rows))
-        tiles = []
-        if plan.block_cells % sums.TILE_CELLS == 0:
-            for first, tile_cells in sums.tiles_of(start, cells):
-                tiles.append(sums.TileSums(first, atlas.n_genes))
-                tiles[-1].add(tile_cells)
-        return Piece(start, cells, tiles)
+        stop = min(start + plan.block_cells, atlas.n_cells)
+        reads = [
+            _read(atlas, first, min(first + plan.read_cells, stop))
+            for first in range(start, stop, plan.read_cells)
+        ]
+        whole = plan.block_cells % sums.TILE_CELLS == 0
+        return Piece(start, reads, list(sum_tiles(start, reads, atlas.n_genes)) if whole else None)
 
     return ordered(pool, read, range(0, atlas.n_cells, plan.block_cells), plan.window)
+
+
+def _read(atlas: Atlas, start: int, stop: int) -> Cells:
+    block = atlas.read(start, stop)
+    rows = SparseRows(block.indptr, block.indices, _narrow(block.values))
+    return Cells(rows, atlas.source_codes[start:stop], cell_totals(rows))
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:

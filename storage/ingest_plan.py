@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tigon.storage.atlas import Atlas
+from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
 from tigon.storage.space import tell_mib
+from tigon.storage.sums import TILE_CELLS
 
 _MOST_BLOCK_CELLS = 1 << 16
-_BLOCK_BYTES = 48 << 20
+_READ_BYTES = 24 << 20
+"""Arrays of this size are given the same memory again and again, larger ones new pages."""
+
+_BLOCK_BYTES = 16 << 20
+"""A block has whole tiles where they fit in the memory, and more than one below this."""
+
+_WINDOW_BYTES = 512 << 20
 _MOST_THREADS = 8
-"""Beyond these, the one thread that puts pieces in order has enough to do."""
+"""Beyond these, the one thread that puts blocks in order has enough to do."""
+
+_SUM_BYTES = 12
+"""Beside each count while it is summed: its gene as int32 and a float64 number."""
 
 _CHUNK_BYTES = 16 << 20
 """Chunks of all arrays that wait, raw and compressed."""
@@ -32,12 +44,15 @@ class IngestPlan:
     window
         Blocks under way or waiting to be written.
     block_cells
-        Cells of a block, a power of two.
+        Cells of a block, a power of two: what a thread works on and hands over.
+    read_cells
+        Cells it reads at a time, a power of two.
     """
 
     n_threads: int
     window: int
     block_cells: int
+    read_cells: int
 
 
 def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -> IngestPlan:
@@ -62,30 +77,61 @@ def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -
     if n_threads is not None and n_threads < 1:
         raise InputError(f"n_threads={n_threads}: at least 1 is needed")
     n_threads = n_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    window = n_threads + 1
     if memory_limit is None:
-        return IngestPlan(n_threads, window, block_cells(atlas, _BLOCK_BYTES))
+        return _fitted(atlas, n_threads, _WINDOW_BYTES)
     base = _base_bytes(atlas)
-    smallest = base + 2 * atlas.estimate_block_bytes(1)
+    smallest = base + _peak(atlas, IngestPlan(1, 2, 1, 1))
     if smallest > memory_limit:
         raise MemoryLimitError(
             f"memory limit {tell_mib(memory_limit)}: writing this atlas takes at least "
             f"{tell_mib(smallest)}; raise the limit to that"
         )
-    room = memory_limit - base
-    # Fewer blocks at a time rather than tiny ones.
-    while window > 2 and room // (window + 1) < _BLOCK_BYTES // 4:
-        window -= 1
-    budget = min(_BLOCK_BYTES, room // (window + 1))
-    return IngestPlan(min(n_threads, window), window, block_cells(atlas, budget))
+    return _fitted(atlas, n_threads, min(_WINDOW_BYTES, memory_limit - base))
 
 
-def block_cells(atlas: Atlas, budget: int) -> int:
-    """Cells to read at a time so that a block takes up to ``budget`` bytes; a power of two."""
+def _fitted(atlas: Atlas, n_threads: int, room: int) -> IngestPlan:
+    """The quickest plan that takes up to ``room`` bytes: whole tiles before many threads."""
+    block = block_cells(atlas)
+    for n_cells in _halved(block):
+        for n in range(n_threads, 0, -1):
+            plan = IngestPlan(n, n + 1, n_cells, min(n_cells, _read_cells(atlas)))
+            if _peak(atlas, plan) <= room:
+                return plan
+    return IngestPlan(1, 2, 1, 1)
+
+
+def block_cells(atlas: Atlas) -> int:
+    """Cells of a block where memory is no concern: a tile, or more of cells with few counts."""
     n_cells = _MOST_BLOCK_CELLS
-    while n_cells > 1 and atlas.estimate_block_bytes(n_cells) > budget:
+    while n_cells > TILE_CELLS and _clean_bytes(atlas, n_cells) > _BLOCK_BYTES:
         n_cells //= 2
     return n_cells
+
+
+def _read_cells(atlas: Atlas) -> int:
+    fitting = (n for n in _halved(_MOST_BLOCK_CELLS) if _read_bytes(atlas, n) <= _READ_BYTES)
+    return next(fitting, 1)
+
+
+def _halved(n_cells: int) -> Iterator[int]:
+    while n_cells:
+        yield n_cells
+        n_cells //= 2
+
+
+def _peak(atlas: Atlas, plan: IngestPlan) -> int:
+    """Bytes of the blocks of a plan: as counts, and those being read and summed."""
+    reading = plan.n_threads * _read_bytes(atlas, plan.read_cells)
+    return (plan.window + 1) * _clean_bytes(atlas, plan.block_cells) + reading
+
+
+def _read_bytes(atlas: Atlas, n_cells: int) -> int:
+    return atlas.estimate_block_bytes(n_cells) + atlas.most_entries(n_cells) * _SUM_BYTES
+
+
+def _clean_bytes(atlas: Atlas, n_cells: int) -> int:
+    values = atlas.values_dtype.itemsize
+    return atlas.most_entries(n_cells) * (index_dtype(atlas.n_genes).itemsize + values)
 
 
 def _base_bytes(atlas: Atlas) -> int:

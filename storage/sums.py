@@ -19,8 +19,8 @@ A run is the cells of one source among 16,384 cells of the atlas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class TileSums:
 
     def __init__(self, start: int, n_genes: int) -> None:
         self.start = start
-        self.by_source: dict[int, tuple[NDArray[Any], ...]] = {}
+        self.by_source: dict[int, list[NDArray[np.float64]]] = {}
         self._n_genes = n_genes
 
     def add(self, cells: Cells) -> None:
@@ -89,42 +89,41 @@ class TileSums:
         sources = np.unique(cells.codes).tolist()
         for source in sources:
             chosen = cells if len(sources) == 1 else _of_source(cells, source)
-            genes = chosen.rows.indices.astype(np.int32)
-            if source in self.by_source:
-                for total, entries in zip(self.by_source[source], _entries(chosen), strict=True):
-                    np.add.at(total, genes, entries)
-            else:
-                indptr = chosen.rows.indptr.astype(np.int32)
-                self.by_source[source] = tuple(
-                    _sum_columns(genes, indptr, entries, self._n_genes)
-                    for entries in _entries(chosen)
-                )
+            before = self.by_source.get(source) or [np.zeros(self._n_genes)] * 4
+            self.by_source[source] = _added(before, chosen)
 
 
-def _entries(cells: Cells) -> Iterator[NDArray[np.float64]]:
-    """Counts, x, x^2 and ones, one after the other in the same memory."""
+def _added(before: Sequence[NDArray[np.float64]], cells: Cells) -> list[NDArray[np.float64]]:
+    """Sums so far with these cells added, entry by entry in their order.
+
+    SciPy multiplies sparse columns by ones in that order and lets other threads work
+    meanwhile, as ``numpy.add.at`` does not; the sums so far are the first column.
+    """
+    rows, _, totals = cells
+    n_genes, n_cells = len(before[0]), len(totals)
+    genes = np.concatenate([np.arange(n_genes, dtype=np.int32), rows.indices], dtype=np.int32)
+    indptr = np.concatenate([[0], rows.indptr + n_genes], dtype=np.int32)
+    entries = (np.empty(len(genes)), genes, indptr)
+    by_cell = sparse.csc_array(entries, shape=(n_genes, n_cells + 1))
+    ones, after = np.ones(n_cells + 1), []
+    for sums, _ in zip(before, _entries(cells, by_cell.data[n_genes:]), strict=True):
+        by_cell.data[:n_genes] = sums
+        after.append(np.asarray(by_cell @ ones, np.float64))
+    return after
+
+
+def _entries(cells: Cells, out: NDArray[np.float64]) -> Iterator[None]:
+    """Put counts, x, x^2 and ones into ``out``, one after the other."""
     rows, _, totals = cells
     weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
-    entries = rows.values.astype(np.float64)
-    yield entries
-    entries *= np.repeat(weights, np.diff(rows.indptr))
-    yield entries
-    np.square(entries, out=entries)
-    yield entries
-    entries.fill(1.0)
-    yield entries
-
-
-def _sum_columns(
-    genes: NDArray[np.int32],
-    indptr: NDArray[np.int32],
-    entries: NDArray[np.float64],
-    n_genes: int,
-) -> NDArray[np.float64]:
-    """Sums by gene, added cell by cell as ``numpy.add.at`` does, without its hold on the lock."""
-    n_cells = len(indptr) - 1
-    by_cell = sparse.csc_array((entries, genes, indptr), shape=(n_genes, n_cells))
-    return np.asarray(by_cell @ np.ones(n_cells), np.float64)
+    out[:] = rows.values
+    yield
+    out *= np.repeat(weights, np.diff(rows.indptr))
+    yield
+    np.square(out, out=out)
+    yield
+    out.fill(1.0)
+    yield
 
 
 def _of_source(cells: Cells, source: int) -> Cells:
@@ -148,6 +147,39 @@ def tiles_of(start: int, cells: Cells) -> Iterator[tuple[int, Cells]]:
         piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
         yield start + first, Cells(piece, codes[first:last], totals[first:last])
         first = last
+
+
+def sum_tiles(
+    start: int, reads: Sequence[Cells], n_genes: int, tile: TileSums | None = None
+) -> Iterator[TileSums]:
+    """Sums of the tiles of consecutive cells from ``start`` on.
+
+    Parameters
+    ----------
+    start
+        Position of the first cell in the atlas.
+    reads
+        The cells, in any number of stretches.
+    n_genes
+        Genes of the atlas.
+    tile
+        The tile that cells before ``start`` belong to, where the first cell does too.
+
+    Yields
+    ------
+    TileSums
+        Each tile in order, the last perhaps to be gone on with.
+    """
+    for cells in reads:
+        for first, piece in tiles_of(start, cells):
+            if tile is None or first % TILE_CELLS == 0:
+                if tile is not None:
+                    yield tile
+                tile = TileSums(first, n_genes)
+            tile.add(piece)
+        start += len(cells.totals)
+    if tile is not None:
+        yield tile
 
 
 class GeneSumsWriter:
