@@ -116,10 +116,12 @@ def test_any_split_reads_the_same(cuts: list[int], kind: str) -> None:
     np.testing.assert_array_equal(joined, dense(adata.X))
 
 
-def test_an_empty_run_is_an_empty_block() -> None:
-    block = open_atlas(make_adata()).read(7, 7)
-    assert block.n_cells == 0
-    assert len(block.values) == 0
+@pytest.mark.parametrize("kind", ["memory-csr", "memory-dense", "h5ad-dense", "zarr3-dense"])
+def test_an_empty_run_is_an_empty_block(kind: str, tmp_path: Path) -> None:
+    with open_atlas(FORMATS[kind](make_adata(), tmp_path)) as atlas:
+        blocks = [atlas.read(cell, cell) for cell in (0, 7, 60)]
+    assert [block.n_cells for block in blocks] == [0, 0, 0]
+    assert [len(block.values) for block in blocks] == [0, 0, 0]
 
 
 def test_reading_outside_is_refused() -> None:

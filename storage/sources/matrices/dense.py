@@ -58,9 +58,9 @@ class DenseMatrix:
 
     def read(self, start: int, stop: int) -> SparseRows:
         step = strip_rows(self.array)
-        strips = [
-            self._read_strip(first, min(first + step, stop)) for first in range(start, stop, step)
-        ]
+        # No rows are one empty strip, which has the types.
+        firsts = range(start, stop, step) or [start]
+        strips = [self._read_strip(first, min(first + step, stop)) for first in firsts]
         lengths, indices, values = (list(parts) for parts in zip(*strips, strict=True))
         indptr = np.zeros(stop - start + 1, np.int64)
         np.cumsum(np.concatenate(lengths), out=indptr[1:])
