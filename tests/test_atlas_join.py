@@ -182,6 +182,20 @@ def test_atlases_are_joined_with_their_masks(tmp_path: Path) -> None:
         assert list(atlas.obs["tigon_dataset"]) == names
 
 
+def test_a_lost_file_of_a_joined_atlas_is_refused(tmp_path: Path) -> None:
+    for name, genes in (("a", A), ("b", B)):
+        atlas = open_atlas(source(genes, prefix=name))
+        write_atlas(atlas, tmp_path / f"{name}.zarr", chunk_nonzeros=4, shard_chunks=2).close()
+    with open_atlas([tmp_path / "a.zarr", tmp_path / "b.zarr"]) as atlas:
+        atlas.read(0, atlas.n_cells)
+    (tmp_path / "b.zarr/X/data/c/1").unlink()
+    with (
+        open_atlas([tmp_path / "a.zarr", tmp_path / "b.zarr"]) as atlas,
+        pytest.raises(InputError, match=r"b\.zarr: counts of cells .* are lost"),
+    ):
+        atlas.read(0, atlas.n_cells)
+
+
 def refusal(sources: list[anndata.AnnData], gene_id_column: str | None = None) -> str:
     with pytest.raises(InputError) as caught:
         open_atlas(sources, gene_id_column=gene_id_column)
