@@ -77,6 +77,22 @@ def test_objective_is_that_of_all_cells_as_they_were_solved(data: anndata.AnnDat
     assert abs(model.objective_ - F) <= 1e-5 * F
 
 
+def test_factors_come_back_in_the_sizes_that_they_came_in(data: anndata.AnnData) -> None:
+    """F does not know sizes: metagenes times 4 and loadings over 4 are the same fit."""
+    plain, large = fitted(of(data, "b0")), fitted(of(data, "b0"))
+    large.W_ = large.W_ * np.float32(4)
+    large.V_ = {name: V * np.float32(4) for name, V in large.V_.items()}
+    large.A_ = {name: A / 16 for name, A in large.A_.items()}
+    large.B_ = {name: B / 4 for name, B in large.B_.items()}
+    for model in (plain, large):
+        model.partial_fit(of(data, "b1"), batch_key="batch")
+    # A power of two changes no bit but those of the exponents.
+    np.testing.assert_array_equal(large.W_, plain.W_ * np.float32(4))
+    for name in plain.V_:
+        np.testing.assert_array_equal(large.V_[name], plain.V_[name] * np.float32(4))
+    assert abs(large.objective_ - plain.objective_) <= 1e-6 * plain.objective_
+
+
 def test_new_cells_of_a_known_dataset_keep_its_scale(data: anndata.AnnData) -> None:
     both = of(data, "b0", "b1")
     early = np.arange(both.n_obs) % 3 > 0

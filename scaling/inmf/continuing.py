@@ -27,7 +27,7 @@ from tigon.scaling.inmf.arriving import Arrival
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.known import Known
-from tigon.scaling.inmf.rescaling import rescale
+from tigon.scaling.inmf.rescaling import factor_sizes, rescale
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, State, empty_state
@@ -188,9 +188,11 @@ def _start(
     rng = np.random.default_rng(seed)
     k, m = known.W.shape
     V = np.empty((len(names), k, m), np.float32)
+    # New ones start as in a fit once metagenes have size 1.
+    start = np.float32(0.1) * factor_sizes(known.W)[:, None]
     for i, name in enumerate(names):
         old = name in known.V
-        V[i] = known.V[name][:, genes] if old else rng.random((k, m), np.float32) * np.float32(0.1)
+        V[i] = known.V[name][:, genes] if old else rng.random((k, m), np.float32) * start
     V *= problem.measured[:, None, :]
     state = empty_state(problem, np.ascontiguousarray(known.W[:, genes]), V)
     for i, name in enumerate(known.names):
