@@ -182,7 +182,7 @@ class _Flight:
     def result(self) -> Any:
         """Wait for it, and submit it again when all workers that ran it were lost."""
         from distributed import KilledWorker
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         n_broken = 0
         while True:
