@@ -11,7 +11,7 @@ import cloudpickle
 import dask
 import numpy as np
 import pytest
-from builders import make_adata, make_counts, write_h5ad
+from builders import dense, make_adata, make_counts, write_h5ad
 from scipy import sparse
 
 from tigon.storage import Atlas, open_atlas, write_atlas
@@ -183,6 +183,16 @@ def test_an_atlas_that_was_replaced_is_noticed(tmp_path: Path) -> None:
         write_atlas(open_atlas(make_adata(make_counts(seed=2))), path, overwrite=True).close()
         with pytest.raises(InputError, match="another atlas than when the work was planned"):
             array.compute()
+
+
+def test_an_atlas_that_was_written_again_is_opened_again(tmp_path: Path) -> None:
+    path, counts = tmp_path / "atlas.zarr", make_counts(seed=1)
+    write_atlas(open_atlas(make_adata(counts)), path).close()
+    with open_atlas(path) as atlas:
+        atlas.to_anndata()
+    write_atlas(open_atlas(make_adata(counts)), path, profile="network", overwrite=True).close()
+    with open_atlas(path) as atlas:
+        np.testing.assert_array_equal(atlas.to_anndata().X.toarray(), dense(counts))
 
 
 def test_other_sources_are_read_in_this_process_alone(tmp_path: Path) -> None:

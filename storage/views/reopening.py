@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,7 @@ class Place:
         """
         with _lock:
             # By process: what is inherited by a fork must not be used.
-            return _opened(self, os.getpid())
+            return _opened(self, os.getpid(), _version(self.path))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +91,18 @@ def reference(atlas: Atlas) -> AtlasReference:
     return Place(where, atlas.digest, atlas.shape)
 
 
+def _version(path: str) -> tuple[int, int] | None:
+    """What tells a store on a disk from the one of the same content that it replaced."""
+    if "://" in path:
+        return None
+    with suppress(OSError):
+        found = Path(path, "X/zarr.json").stat()
+        return found.st_mtime_ns, found.st_ino
+    return None
+
+
 @lru_cache(maxsize=_KEPT)
-def _opened(place: Place, process: int) -> Atlas:
+def _opened(place: Place, process: int, version: tuple[int, int] | None) -> Atlas:
     atlas = open_atlas(place.path)
     found: Any = (atlas.digest, atlas.shape)
     if found != (place.digest, place.shape):
