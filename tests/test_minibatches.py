@@ -213,6 +213,8 @@ def test_strata_are_datasets_columns_or_numbers(atlas: Atlas, adata: anndata.Ann
         ({"block_cells": 0}, r"block_cells=0"),
         ({"batch_size": 4, "window_cells": 10}, r"window_cells=10: it is a multiple of batch_size"),
         ({"genes": []}, r"genes is empty"),
+        ({"genes": np.zeros(40, bool)}, r"genes is empty"),
+        ({"genes": "gene1"}, r"genes='gene1': it is a list of names"),
         ({"genes": ["gene1", "nope"]}, r"1 of 2 genes are not in the atlas \(first: 'nope'\)"),
         ({"genes": [1, 40]}, r"gene 40 is asked for: there are 40"),
         ({"genes": ["gene1", "gene1"]}, r"gene 'gene1' is asked for 2 times"),

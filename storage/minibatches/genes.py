@@ -69,7 +69,9 @@ def choose_genes(atlas: Atlas, genes: Sequence[str] | NDArray[Any]) -> Genes:
         A gene is not in the atlas or asked for twice, or there is none.
     """
     asked = np.asarray(genes)
-    if asked.ndim != 1 or not len(asked):
+    if asked.ndim != 1:
+        raise InputError(f"genes={genes!r}: it is a list of names or positions, or a mask")
+    if not len(asked) or (asked.dtype == np.bool_ and not asked.any()):
         raise InputError("genes is empty: name at least one gene, or leave it out for all")
     positions = _positions(atlas, asked)
     values, counts = np.unique(positions, return_counts=True)
