@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from tigon.storage import layout
 from tigon.storage.atlas import Atlas
@@ -62,6 +64,7 @@ def convert_atlas(
     One pass over the counts, memory as for writing an atlas. ``obsm``, ``layers``,
     ``uns`` and the like are copied object by object, as they are stored.
     """
+    source = _place(str(source))
     with open_atlas(source, allow_non_integer=True) as atlas:
         own = atlas.n_nonzeros is not None
         return write_atlas(
@@ -70,10 +73,17 @@ def convert_atlas(
             profile=profile,
             overwrite=overwrite,
             progress=progress,
-            beside=(lambda root: copy_beside(str(source), root)) if own else None,
-            expected_digest=noted_digest(str(source)) if own else None,
+            beside=(lambda root: copy_beside(source, root)) if own else None,
+            expected_digest=noted_digest(source) if own else None,
             **options,
         )
+
+
+def _place(source: str) -> str:
+    """The path of a folder, however it is named; other places as they are."""
+    if source.startswith("file://"):
+        return url2pathname(urlsplit(source).path)
+    return source if "://" in source else str(Path(source).expanduser())
 
 
 def copy_beside(source: str, root: zarr.Group) -> None:

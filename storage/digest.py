@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tigon.storage import layout
 from tigon.storage.counts import index_dtype
+from tigon.storage.errors import InputError
 from tigon.storage.objects import list_versions, read_object
 from tigon.storage.sources.matrices.matrix import SparseRows
 
@@ -148,9 +149,21 @@ def _digest_of_source(source: Source) -> str | None:
 
 
 def noted_digest(where: str) -> str | None:
-    """What was noted when Tigon wrote the atlas; None in the first format."""
-    metadata = json.loads(read_object(where, f"X/{_METADATA}"))
-    digest: str | None = metadata["attributes"][layout.MARK].get("digest")
+    """What was noted when Tigon wrote the atlas; None in the first format.
+
+    Raises
+    ------
+    InputError
+        The metadata of the counts are lost or damaged, or cannot be fetched.
+    """
+    try:
+        metadata = json.loads(read_object(where, f"X/{_METADATA}"))
+        digest: str | None = metadata["attributes"][layout.MARK].get("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{where}: X/{_METADATA} cannot be read ({type(error).__name__} {error}): the atlas is "
+            "damaged; copy it again or ingest it again"
+        ) from error
     return digest
 
 

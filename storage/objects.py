@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tigon.storage.reading.client import open_client
+from tigon.storage.reading.client import explain, open_client
 from tigon.storage.reading.policy import RequestPolicy
 
 if TYPE_CHECKING:
@@ -35,21 +35,40 @@ def read_object(where: str, key: str) -> bytes:
     """One small object of a store, or file of a folder."""
     if "://" not in where:
         return Path(where, key).read_bytes()
-    return bytes(open_objects(where).get(key).bytes())
+    bucket = open_objects(where)
+    try:
+        return bytes(bucket.get(key).bytes())
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise explain(error, where, key) from error
 
 
 def list_versions(url: str) -> list[list[Any]] | None:
     """Name, size and ETag of every object under ``url``, by name.
 
-    None where they cannot be had: plain web servers list nothing, and an object without
-    an ETag has no version.
+    None where they cannot be had: plain web servers list nothing, not everybody who may
+    read a bucket may list it, and an object without an ETag has no version.
+
+    Raises
+    ------
+    InputError
+        The bucket does not answer.
     """
     if not is_bucket(url):
         return None
-    listed = [
-        [entry["path"], entry["size"], entry["e_tag"]]
-        for batch in open_objects(url).list()
-        for entry in batch
-    ]
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    bucket = open_objects(url)
+    try:
+        listed = [
+            [entry["path"], entry["size"], entry["e_tag"]]
+            for batch in bucket.list()
+            for entry in batch
+        ]
+    except (PermissionDeniedError, UnauthenticatedError):
+        return None
+    except Exception as error:
+        raise explain(error, url, "the list of its objects") from error
     known = bool(listed) and all(e_tag is not None for _, _, e_tag in listed)
     return sorted(listed) if known else None

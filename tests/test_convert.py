@@ -18,10 +18,12 @@ from anndata.io import write_elem
 from builders import dense, make_adata, write_h5ad, write_zarr
 from command_line import refused, works
 from moto.server import ThreadedMotoServer
+from obstore.exceptions import GenericError, PermissionDeniedError, UnauthenticatedError
 from range_server import serve
 
-from tigon.storage import open_atlas, uploading, write_atlas
+from tigon.storage import objects, open_atlas, uploading, write_atlas
 from tigon.storage.converting import convert_atlas
+from tigon.storage.digest import noted_digest
 from tigon.storage.errors import InputError, OutputExistsError
 
 SMALL: dict[str, Any] = {"chunk_nonzeros": 50, "shard_chunks": 3}
@@ -73,6 +75,28 @@ def test_what_lies_beside_the_counts_is_kept(tmp_path: Path) -> None:
     assert list(after.uns["tigon"]["source_names"]) == ["adata0"]
     assert list(after.obs["batch"]) == list(before.obs["batch"])
     np.testing.assert_array_equal(dense(after.X), dense(before.X))
+
+
+@pytest.mark.parametrize("name", ["~/a.zarr", "file://{home}/a.zarr"])
+def test_a_source_is_the_same_under_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rich_atlas(tmp_path / "a.zarr")
+    source = name.format(home=tmp_path)
+    convert_atlas(source, tmp_path / "b.zarr", profile="network", **SMALL).close()
+    assert list(read_zarr(tmp_path / "b.zarr").obsm) == ["X_pca"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_an_atlas_without_its_metadata_is_told(tmp_path: Path, damage: bytes | None) -> None:
+    write_atlas(open_atlas(make_adata()), tmp_path / "a.zarr").close()
+    metadata = tmp_path / "a.zarr/X/zarr.json"  # the root has a copy, from which it opens
+    metadata.unlink()
+    if damage is not None:
+        metadata.write_bytes(damage)
+    with open_atlas(tmp_path / "a.zarr") as atlas, pytest.raises(InputError, match="is damaged"):
+        _ = atlas.digest
 
 
 def test_sources_and_the_mask_are_kept(tmp_path: Path) -> None:
@@ -254,3 +278,32 @@ def test_the_digest_of_a_foreign_store_in_a_bucket(s3: Any, tmp_path: Path) -> N
     assert open_atlas("s3://cells/six.zarr").digest != digest
     with serve(tmp_path) as url:
         assert open_atlas(f"{url}/a.zarr").digest is None
+
+
+@pytest.mark.parametrize("error", [PermissionDeniedError, UnauthenticatedError])
+def test_a_bucket_that_may_not_be_listed_has_no_versions(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(objects, "open_objects", lambda url: _Refusing(error))
+    assert objects.list_versions("s3://bucket/a.zarr") is None
+
+
+def test_a_bucket_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "open_objects", lambda url: _Refusing(GenericError))
+    with pytest.raises(InputError, match=r"s3://bucket/a\.zarr: X/zarr\.json cannot be fetched"):
+        noted_digest("s3://bucket/a.zarr")
+    with pytest.raises(InputError, match="the list of its objects cannot be fetched"):
+        objects.list_versions("s3://bucket/a.zarr")
+
+
+class _Refusing:
+    """A bucket whose every answer is an error."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def get(self, key: str) -> Any:
+        raise self._error("the server said no")
+
+    def list(self) -> Any:
+        raise self._error("the server said no")
