@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import zarr
 from builders import make_adata, make_counts, write_h5ad, write_tenx_h5, write_tenx_mtx, write_zarr
+from run_builder import build_contents
 from scipy import sparse
 
 from tigon.storage import open_atlas
 from tigon.storage.errors import InputError
+from tigon.storage.runs.write import write_run
 from tigon.storage.sources.matrices.csr import open_csr
 
 
@@ -115,6 +117,11 @@ def test_a_zarr_that_is_no_anndata(tmp_path: Path) -> None:
 def test_a_zarr_array_is_no_anndata(tmp_path: Path) -> None:
     zarr.create_array(str(tmp_path / "a.zarr"), shape=(3,), dtype="int32")
     assert "cannot be opened as Zarr" in refusal(tmp_path / "a.zarr")
+
+
+def test_a_run_is_told_from_counts(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.zarr", build_contents())
+    assert "run.zarr is a run, which holds no counts: name the atlas" in refusal(path)
 
 
 def test_an_hdf5_that_is_no_anndata(tmp_path: Path) -> None:

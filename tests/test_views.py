@@ -179,6 +179,11 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     assert len(reads) == 1
 
 
+def test_a_memory_limit_in_words_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(InputError, match=r"memory_limit='2GiB': here it is a number of bytes"):
+        atlas.to_anndata(memory_limit="2GiB")  # type: ignore[arg-type]
+
+
 def test_what_turns_out_not_to_fit_is_refused(path: Path) -> None:
     """How many counts genes have is not known before they are read."""
     genes = np.arange(20)
@@ -287,3 +292,13 @@ def test_growing_keeps_what_was_appended() -> None:
     found = grown.finish()
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.concatenate(pieces))
+
+
+def test_columns_of_the_network_profile_come_without_a_warning(
+    path: Path, whole: anndata.AnnData, tmp_path: Path
+) -> None:
+    with open_atlas(path) as source:
+        write_atlas(source, tmp_path / "a.zarr", profile="network").close()
+    with open_atlas(tmp_path / "a.zarr") as atlas:  # warnings are errors here
+        column = next(iter(atlas.obs_columns))
+        pd.testing.assert_series_equal(atlas.obs_columns[column], whole.obs[column])

@@ -129,6 +129,11 @@ def _choose(layout: Layout, choice: Choice) -> tuple[Any, str]:
             raise InputError(f"{where} has no layer {choice.layer!r}: its layers are {there}")
         return root["layers"][choice.layer], "var"
     if "X" not in root:
+        if "uns/tigon/objective" in root:
+            raise InputError(
+                f"{where} is a run, which holds no counts: name the atlas or the files that it "
+                "was made from, or open it with tigon.Run.open"
+            )
         raise InputError(f"{where} has no matrix X: {_matrices(layout) or 'nothing to read'}")
     return root["X"], "var"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 from numpy.typing import NDArray
 
-from tigon.storage.encoding import key
+from tigon.storage.encoding import key, quiet_codecs
 from tigon.storage.errors import InputError
 from tigon.storage.reading.client import open_client
 from tigon.storage.reading.policy import RequestPolicy
@@ -166,6 +166,7 @@ def columns_of(atlas: Atlas, table: str) -> Columns:
     return Columns(StoredColumns(lambda: _open_group(path)[table], f"{path}, {table}"))
 
 
+@quiet_codecs()  # consolidated metadata name those of the counts too
 def _open_group(path: str) -> Any:
     import zarr
 
