@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import anndata
@@ -194,6 +195,17 @@ def test_a_lost_file_of_a_joined_atlas_is_refused(tmp_path: Path) -> None:
         pytest.raises(InputError, match=r"b\.zarr: counts of cells .* are lost"),
     ):
         atlas.read(0, atlas.n_cells)
+
+
+@pytest.mark.parametrize(
+    "lost", ["uns/tigon/measured", "uns/tigon/source_names", "obs/tigon_dataset/codes"]
+)
+def test_lost_labels_are_refused(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "a.zarr"
+    write_atlas(open_atlas([source(A, prefix="a"), source(B, prefix="b")]), path).close()
+    shutil.rmtree(path / lost / "c")
+    with pytest.raises(InputError, match=rf"a\.zarr: {lost} is lost"):
+        open_atlas(path)
 
 
 def refusal(sources: list[anndata.AnnData], gene_id_column: str | None = None) -> str:

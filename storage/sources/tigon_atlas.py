@@ -39,7 +39,7 @@ def open_tigon_atlas(layout: Layout) -> Source:
     check_is_anndata(layout)
     with reading(where, 0, 0):
         matrix = _matrix(layout, X, mark["largest_row"])
-        labels = _labels(root)
+        labels = _labels(root, where)
     return Source(
         where=where,
         matrix=matrix,
@@ -64,10 +64,32 @@ def _matrix(layout: Layout, X: Any, largest_row: int) -> CsrMatrix:
     )
 
 
-def _labels(root: Any) -> Labels:
+def _labels(root: Any, where: str) -> Labels:
     tigon = root[f"uns/{names.UNS}"]
-    return Labels(
+    labels = Labels(
         names=[str(name) for name in tigon[names.SOURCE_NAMES][:]],
         codes=root[f"obs/{names.DATASET_COLUMN}/codes"][:].astype(np.int32),
         measured=tigon[names.MEASURED][:],
     )
+    _check_not_lost(labels, where)
+    return labels
+
+
+def _check_not_lost(labels: Labels, where: str) -> None:
+    """Refuse labels that no atlas has: Zarr reads a lost file as zeros."""
+    codes, n_sources = labels.codes, len(labels.names)
+    are_codes = bool((codes >= 0).all()) and codes.max(initial=0) < n_sources
+    for lost, what in (
+        (not all(labels.names), f"uns/{names.UNS}/{names.SOURCE_NAMES}"),
+        (not labels.measured.any(), f"uns/{names.UNS}/{names.MEASURED}"),
+        # A source without cells is refused when an atlas is written.
+        (
+            not are_codes or not np.bincount(codes, minlength=n_sources).all(),
+            f"obs/{names.DATASET_COLUMN}/codes",
+        ),
+    ):
+        if lost:
+            raise InputError(
+                f"{where}: {what} is lost: a file of the atlas is missing or damaged; copy it "
+                "again or ingest it again"
+            )
