@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from tigon.storage.encoding import quiet_codecs
 from tigon.storage.errors import InputError
+from tigon.storage.reading.client import explain
 from tigon.storage.reading.local import LocalObjects
 from tigon.storage.reading.policy import RequestPolicy
 from tigon.storage.reading.remote import RemoteObjects
@@ -80,6 +81,7 @@ def _objects(target: str | Path) -> LocalObjects | RemoteObjects:
 @quiet_codecs()  # consolidated metadata name all of them
 def _open_group(target: str | Path, objects: LocalObjects | RemoteObjects) -> zarr.Group:
     import zarr
+    from obstore.exceptions import BaseError
     from zarr.storage import ObjectStore
 
     try:
@@ -89,8 +91,12 @@ def _open_group(target: str | Path, objects: LocalObjects | RemoteObjects) -> za
         objects.check_ranges("zarr.json")
     except InputError:
         raise
-    except Exception as error:  # of Zarr, the file system, or a server
+    except BaseError as error:  # nobody answers, or not with a store
+        raise explain(error, str(target), "the store") from error
+    except Exception as error:  # of Zarr or the file system
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, zarr.errors.GroupNotFoundError):  # tells of its own objects
+            reason = "no group is there"
         raise InputError(
             f"{target} cannot be opened as Zarr ({reason}): check that it is a whole AnnData "
             "store, with zarr.json or .zgroup at its top"
