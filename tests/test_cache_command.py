@@ -135,3 +135,9 @@ def test_without_a_folder_nothing_is_kept(atlas: Path, tmp_path: Path) -> None:
 def test_help_says_what_is_kept() -> None:
     assert "removed at the end" in " ".join(tigon("integrate", "--help").stdout.split())
     assert "Nothing is removed until you ask" in " ".join(tigon("cache", "--help").stdout.split())
+
+
+def test_a_file_under_the_name_of_a_pack_is_cleared_too(tmp_path: Path) -> None:
+    (tmp_path / f"pack-{32 * 'a'}").write_text("left by a copy that went wrong")
+    works("cache", "clear", "--all", "--yes", "--cache", tmp_path)
+    assert packs_in(tmp_path) == []

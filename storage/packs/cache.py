@@ -197,6 +197,8 @@ class PackCache:
             remove(aside)
             place.rename(aside)
             remove(aside)
+        else:
+            remove(place)  # a file under the name of a pack
 
     def _clear_leftovers(self, own: str = "") -> None:
         """Remove what killed processes left; ``own`` is the name whose lock is held here."""
