@@ -221,6 +221,7 @@ def test_strata_are_datasets_columns_or_numbers(atlas: Atlas, adata: anndata.Ann
         ({"genes": np.ones(3, bool)}, r"the mask has 3 genes: there are 40"),
         ({"stratify": "nope"}, r"stratify='nope' is not a column of obs: there are batch"),
         ({"stratify": np.zeros(3, int)}, r"stratify has shape \(3,\)"),
+        ({"stratify": np.full(1003, 2**32 + 1)}, r"stratify holds 4294967297"),
         ({"device": "tpu"}, r"device='tpu' is not known"),
     ],
 )

@@ -29,7 +29,7 @@ def choose_strata(atlas: Atlas, stratify: str | NDArray[Any] | None) -> NDArray[
     Raises
     ------
     InputError
-        There is no such column, or there are not as many numbers as cells.
+        There is no such column, there are not as many numbers as cells, or one is no int32.
     """
     if stratify is None or (isinstance(stratify, str) and stratify == DATASET_COLUMN):
         return atlas.source_codes
@@ -41,7 +41,13 @@ def choose_strata(atlas: Atlas, stratify: str | NDArray[Any] | None) -> NDArray[
             f"stratify has shape {strata.shape} and type {strata.dtype}: it is a column of obs or "
             f"one whole number for each of the {atlas.n_cells:,} cells"
         )
-    return strata.astype(np.int32)
+    numbers = strata.astype(np.int32)
+    if (numbers != strata).any():
+        raise InputError(
+            f"stratify holds {strata[numbers != strata][0]}: numbers of strata are int32, up to "
+            f"{np.iinfo(np.int32).max:,}; number the groups from 0 on"
+        )
+    return numbers
 
 
 def _codes(atlas: Atlas, column: str) -> NDArray[np.int32]:
