@@ -42,7 +42,8 @@ from tigon.scaling.preparing import PrepareConfig
         ({"n_layout_epochs": "200"}, "n_layout_epochs is '200'"),
         ({"n_threads": "2"}, "n_threads is '2'"),
     ],
-    ids=str,
+    # Without addresses of objects, so that tests have the same names in every process.
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_a_wrong_type_is_named(options: dict[str, Any], said: str) -> None:
     # The source is not there: the options are looked at first.
