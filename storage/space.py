@@ -1,12 +1,13 @@
-"""Room on a disk: what is left of it, and whether a write failed for want of it."""
+"""Room on a disk and in memory: what is left, and what a limit is."""
 
 from __future__ import annotations
 
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
-from tigon.storage.errors import TigonError
+from tigon.storage.errors import InputError, TigonError
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -27,3 +28,19 @@ def free_bytes(folder: Path) -> int:
 def tell_mib(n_bytes: int) -> str:
     """A size as text, in MiB."""
     return f"{n_bytes / 2**20:,.0f} MiB"
+
+
+def check_limit(memory_limit: Any) -> None:
+    """Refuse a memory limit that is no number of bytes; None is none.
+
+    Raises
+    ------
+    InputError
+        It is text, or below 1.
+    """
+    if isinstance(memory_limit, str):
+        raise InputError(
+            f"memory_limit={memory_limit!r}: here it is a number of bytes; 2 << 30 is 2 GiB"
+        )
+    if memory_limit is not None and memory_limit < 1:
+        raise InputError(f"memory_limit={memory_limit}: it is at least 1; leave it out for none")

@@ -7,6 +7,7 @@ import pickle
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,23 @@ def test_storage_pieces_and_memory_change_no_byte(
     assert bytes_of(atlas.minibatches(**SIZES).epoch(1)) == expected
     least = _least(atlas)
     assert bytes_of(atlas.minibatches(memory_limit=least, **SIZES).epoch(1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [("1GiB", "here it is a number of bytes"), (0, "it is at least 1")]
+)
+def test_a_limit_that_is_none_is_refused(atlas: Atlas, limit: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        atlas.minibatches(memory_limit=limit, **SIZES)
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is installed")
+def test_without_torch_its_extra_is_named(atlas: Atlas) -> None:
+    made = atlas.minibatches(**SIZES)
+    with pytest.raises(InputError, match=r"install tigon\[torch\]"):
+        made.torch_dataset()
+    with pytest.raises(InputError, match=r"install tigon\[torch\]"):
+        next(iter(made)).to_torch()
 
 
 def _least(atlas: Atlas) -> int:

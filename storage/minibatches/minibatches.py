@@ -18,6 +18,7 @@ from tigon.storage.minibatches.plan import Plan
 from tigon.storage.minibatches.portable import PortableMiniBatches
 from tigon.storage.minibatches.strata import choose_strata
 from tigon.storage.minibatches.stream import PIECE_CELLS, Reader
+from tigon.storage.space import check_limit
 from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class MiniBatches:
             window_cells=window_cells,
             drop_last=drop_last,
         )
+        check_limit(memory_limit)
         self._cuda = cuda_number(device)
         self._reader = Reader(atlas, None if genes is None else choose_genes(atlas, genes))
         needed = footprint(atlas, batch_size, window_cells, PIECE_CELLS)

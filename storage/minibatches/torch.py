@@ -6,10 +6,12 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from tigon.storage.errors import InputError
 from tigon.storage.minibatches.portable import PortableMiniBatches
 
 if TYPE_CHECKING:
@@ -19,8 +21,21 @@ if TYPE_CHECKING:
 Layout: TypeAlias = Literal["csr", "dense"]
 
 
+def check_torch() -> None:
+    """Refuse to go on without PyTorch.
+
+    Raises
+    ------
+    InputError
+        It is not installed.
+    """
+    if find_spec("torch") is None:
+        raise InputError("this needs PyTorch, which is not installed: install tigon[torch]")
+
+
 def to_torch(batch: MiniBatch, layout: Layout, device: Any = None) -> Any:
     """The counts as a float32 tensor (cells x genes), sparse or dense."""
+    check_torch()
     import torch
 
     narrow = [torch.as_tensor(array) for array in (batch.indptr, batch.indices, batch.values)]
@@ -59,6 +74,7 @@ def shared(
         Which epoch comes next: a tensor in shared memory, int64, shape (1,); a new one
         of 0 by default.
     """
+    check_torch()
     import torch
 
     if epoch is None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.errors import MemoryLimitError
 from tigon.storage.progress import Progress
 from tigon.storage.reading.executing import BUDGET_BYTES
 from tigon.storage.sources.matrices.matrix import SparseRows
-from tigon.storage.space import tell_mib
+from tigon.storage.space import check_limit, tell_mib
 from tigon.storage.views.counts_view import CountsView, to_csr
 from tigon.storage.views.growing import GrowingArray
 
@@ -144,10 +144,7 @@ class _Limit:
     def of(cls, memory_limit: int | None) -> _Limit:
         import psutil
 
-        if isinstance(memory_limit, str):
-            raise InputError(
-                f"memory_limit={memory_limit!r}: here it is a number of bytes; 2 << 30 is 2 GiB"
-            )
+        check_limit(memory_limit)
         if memory_limit is not None:
             return cls(memory_limit, is_asked_for=True)
         return cls(psutil.virtual_memory().available, is_asked_for=False)

@@ -74,8 +74,9 @@ class Held:
         return self.atlas
 
     def __reduce__(self) -> NoReturn:
+        where = self.atlas.path or "an atlas of several sources, or one in memory,"
         raise InputError(
-            f"{self.atlas!r} cannot be sent to another process: only an atlas that Tigon wrote "
+            f"{where} cannot be sent to another process: only an atlas that Tigon wrote "
             "can be opened there again; make one with `tigon ingest`, or use threads"
         )
 
