@@ -94,6 +94,15 @@ def test_a_reading_that_began_is_not_expected_any_more() -> None:
     assert not objects.asked
 
 
+def test_a_reading_that_overtook_the_one_that_tells_of_it_is_not_expected() -> None:
+    objects = Counted()
+    expected = Expected(objects, AtOnce())  # type: ignore[arg-type]
+    expected.begin(b"next")
+    expected.announce(b"next")
+    expected.expect(b"next", [request(1)], [10])
+    assert not objects.asked
+
+
 def test_no_more_is_expected_than_there_is_room_for() -> None:
     objects = Counted()
     expected = Expected(objects, AtOnce())  # type: ignore[arg-type]

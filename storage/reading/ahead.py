@@ -21,6 +21,7 @@ LIMIT_BYTES = 32 << 20
 
 _DEPTH = 2  # runs ahead of the present one
 _N_REMEMBERED = 32  # ends of readings, by which the next is known; more than threads that read
+_N_BEGUN = 8  # readings that may have overtaken the one that tells of them
 
 
 Reading = bytes
@@ -44,16 +45,19 @@ class Expected:
         self._held: OrderedDict[Request, tuple[Future[Body | None], int]] = OrderedDict()
         self._n_bytes = 0
         self._announced: set[Reading] = set()
+        self._begun: deque[Reading] = deque(maxlen=_N_BEGUN)
 
     def announce(self, reading: Reading) -> None:
-        """Say that :meth:`expect` will be called for a reading, unless it begins before."""
+        """Say that :meth:`expect` will be called for a reading, unless it began before."""
         with self._lock:
-            self._announced.add(reading)
+            if reading not in self._begun:
+                self._announced.add(reading)
 
     def begin(self, reading: Reading) -> None:
         """A reading begins: what was not asked for yet it asks for itself."""
         with self._lock:
             self._announced.discard(reading)
+            self._begun.append(reading)
 
     def expect(self, reading: Reading, requests: Sequence[Request], sizes: Sequence[int]) -> None:
         """Make the requests of a reading, as many as there is room for."""
