@@ -89,11 +89,15 @@ def make_atlas(chosen: argparse.Namespace, place: Path) -> None:
         n_molecules=N_MOLECULES * min(1.0, chosen.genes / 20_000),
     )
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
-        files = []
+        donors = []
         for donor in range(chosen.donors):
-            files.append(Path(name) / f"donor{donor + 1}.h5ad")
-            simulate.write_donor(model, donor, files[-1])
-        with tigon.open(files) as atlas:
+            counts = Path(name) / f"donor{donor + 1}.h5ad"  # the name is that of the donor
+            simulate.write_donor(model, donor, counts)
+            donors.append(counts.with_suffix(".zarr"))
+            with tigon.open(counts) as atlas:
+                tigon.write_atlas(atlas, donors[-1])
+            counts.unlink()  # five times the atlas, which of millions of cells is much
+        with tigon.open(donors) as atlas:
             tigon.write_atlas(atlas, place)
 
 
