@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import nnls as scipy_nnls
 
-from tigon.kernels.cpu.step import MetageneTable
+from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
 from tigon.kernels.tile import CellTile
 
 Array = NDArray[np.float64]
@@ -49,7 +49,7 @@ def draw_problem(
         counts.data.astype(np.uint16),
         weights,
     )
-    metagenes = MetageneTable.of(W, V, lam, scale, np.ones(m, bool))
+    metagenes = Tabulation(W, V, lam, scale, np.ones(m, bool)).whole()
     X = sparse.csr_array(counts.multiply(weights[:, None].astype(float)).multiply(scale[None, :]))
     return Problem(tile, metagenes, X, W.astype(float), V.astype(float), lam)
 

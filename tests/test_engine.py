@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tigon.kernels.threads import share
 from tigon.scaling.engine import ThreadEngine
 
 
@@ -98,3 +100,26 @@ def test_reading_ahead_may_feed_the_map() -> None:
         for block in engine.read_ahead(lambda i: list(range(i)), range(20)):
             total += sum(engine.share(lambda x: x, block))
     assert total == sum(sum(range(i)) for i in range(20))
+
+
+def test_work_is_shared_out_though_all_threads_are_busy() -> None:
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(free.wait)
+        assert share(lambda i: 2 * i, [1, 2, 3], pool, 1) == [2, 4, 6]
+        assert not busy.done()
+        free.set()
+
+
+def test_an_error_of_another_thread_is_raised_where_work_is_shared_out() -> None:
+    here, failed = threading.current_thread(), threading.Event()
+
+    def work(i: int) -> int:
+        if threading.current_thread() is here:
+            assert failed.wait(60)
+            return i
+        failed.set()
+        raise ValueError(f"tile {i}")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="tile"):
+        share(work, [1, 2, 3, 4], pool, 1)

@@ -13,7 +13,7 @@ from tigon.kernels import reference
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.folding import add_turned, fold
 from tigon.kernels.cpu.genes import add_product, hals, update_specific
-from tigon.kernels.cpu.grams import add_gram, tabulate
+from tigon.kernels.cpu.grams import add_gram, row_squares, sum_metagenes
 from tigon.kernels.cpu.panels import row_width
 from tigon.kernels.cpu.statistics import add_second_moments, widen_rows
 from tigon.kernels.cpu.sweep import SolverGram
@@ -115,12 +115,23 @@ def test_metagenes_are_tabulated(k: int, m: int) -> None:
     rng = np.random.default_rng(k)
     measured, scale = (rng.random(m) < 0.7).astype(np.uint8), rng.uniform(1, 200, m)
     width = row_width(k, np.float32)
-    L, table = np.full((k, m), np.nan, np.float32), aligned_zeros(m * width, np.float32)
-    tabulate(W, V, measured, scale, L, table, width, 0, m)
-    np.testing.assert_array_equal(L, (W + V) * measured)
-    found = table.reshape(m, width)
+    table, G = aligned_zeros(m * width, np.float32), np.zeros((k, k))
+    cut = m // 2
+    for start, stop in ((0, cut), (cut, m)):
+        sum_metagenes(W, V, 5.0, measured, scale, table, width, start, stop, G)
+    L, found = (W + V) * measured, table.reshape(m, width)
+    np.testing.assert_allclose(
+        G, np.tril(reference.gram(L.astype(float), V.astype(float), 5.0)), rtol=1e-12
+    )
     np.testing.assert_array_equal(found[:, :k], (L * scale.astype(np.float32)).T)
     assert not found[:, k:].any()
+
+
+@factors
+@sizes
+def test_squares_of_rows_are_summed(k: int, m: int) -> None:
+    F = draw(k, m)[0]
+    np.testing.assert_allclose(row_squares(F), (F.astype(float) ** 2).sum(axis=1), rtol=1e-14)
 
 
 @pytest.mark.parametrize("k", [1, 3, 4, 5, 20, 41, 100])

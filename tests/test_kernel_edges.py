@@ -14,7 +14,8 @@ from tigon.kernels import NotConvergedWarning, nnls, reference, spmm
 from tigon.kernels.cells import as_tile
 from tigon.kernels.checking import check_gram
 from tigon.kernels.cpu.genes import hals
-from tigon.kernels.cpu.step import MetageneTable, minibatch_step
+from tigon.kernels.cpu.metagenes import Tabulation
+from tigon.kernels.cpu.step import minibatch_step
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import CellTile
 
@@ -65,7 +66,7 @@ def test_a_metagene_that_has_all_but_died_spoils_no_step() -> None:
     W, V = p.W.astype("f4"), p.V.astype("f4")
     W[2] *= np.float32(1e-22)
     V[2] *= np.float32(1e-22)
-    table = MetageneTable.of(W, V, p.lam, p.metagenes.scale, np.ones(80, bool))
+    table = Tabulation(W, V, p.lam, p.metagenes.scale, np.ones(80, bool)).whole()
     H, found = minibatch_step(p.tile, table, 1e-3)
     assert np.isfinite(H).all() or found.n_unfinished > 0
     assert np.isfinite(H).all()
@@ -78,7 +79,7 @@ def test_a_cell_that_overflows_spoils_no_other_and_is_not_converged() -> None:
     cell = int(np.flatnonzero(np.diff(t.indptr))[0])
     counts[t.indptr[cell]] = 3e38
     scale = p.metagenes.scale * 1e3
-    table = MetageneTable.of(p.W.astype("f4"), p.V.astype("f4"), p.lam, scale, np.ones(80, bool))
+    table = Tabulation(p.W.astype("f4"), p.V.astype("f4"), p.lam, scale, np.ones(80, bool)).whole()
     whole, _ = minibatch_step(t, table, 1e-3)
     weights = np.ones_like(t.weights)
     spoilt = CellTile(

@@ -13,7 +13,8 @@ from problems import Problem, by_scipy, draw_problem
 from scipy import sparse
 
 from tigon.kernels import reference
-from tigon.kernels.cpu.step import MetageneTable, loadings, minibatch_step
+from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
+from tigon.kernels.cpu.step import loadings, minibatch_step
 from tigon.kernels.moments import cell_sums, gene_sums
 from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
 
@@ -199,7 +200,7 @@ def test_metagenes_that_are_zero_or_equal_are_solved() -> None:
     measured = np.arange(80) % 3 > 0
     scale = np.where(measured, p.metagenes.scale, 0.0)
     V[:, ~measured] = 0
-    table = MetageneTable.of(W, V, p.lam, scale, measured)
+    table = Tabulation(W, V, p.lam, scale, measured).whole()
     H, found = minibatch_step(p.tile, table, 1e-4)
     L = (W + V).astype(float) * measured
     X = sparse.csr_array(p.X.multiply(measured[None, :]))

@@ -7,11 +7,39 @@ from numba import njit
 
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.genes import GENES
-from tigon.kernels.cpu.lanes import PART_BYTES, at, broadcast, fma, load, put, store
+from tigon.kernels.cpu.lanes import PART_BYTES, at, broadcast, fma, load, put, store, widen
 from tigon.kernels.cpu.sweep import BLOCK
 
 _CHUNK = 64
 """Genes that a Gram matrix is summed over before the next ones are read."""
+
+
+@njit(cache=True, nogil=True)
+def sum_metagenes(W, V, lam, measured, scale, table, width, start, stop, G):  # type: ignore[no-untyped-def]
+    """Table of the metagenes W + V for a range of genes, and what these add to their Gram matrix.
+
+    Parameters
+    ----------
+    W, V
+        float32, shape (k, m).
+    lam
+        lambda.
+    measured
+        1 for genes that the dataset measures, 0 for others, uint8, shape (m,).
+    scale
+        Gene scale, float64, shape (m,).
+    table
+        Written: float32, flat: m padded rows of ``width``.
+    start, stop
+        The range of genes.
+    G
+        float64, shape (k, k), added to on and below the diagonal.
+    """
+    L = np.empty((len(W), stop - start), np.float32)
+    tabulate(W, V, measured, scale, L, table, width, start, stop)
+    add_gram(G, L, 1.0, 0, stop - start)
+    if lam:
+        add_gram(G, V, lam, start, stop)
 
 
 @njit(cache=True, nogil=True)
@@ -20,31 +48,46 @@ def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: igno
 
     Parameters
     ----------
-    W, V
-        float32, shape (k, m).
-    measured
-        1 for genes that the dataset measures, 0 for others, uint8, shape (m,).
-    scale
-        Gene scale, float64, shape (m,).
+    W, V, measured, scale, table, width, start, stop
+        As for :func:`sum_metagenes`.
     L
-        Written: float32, shape (k, m), zero for genes that are not measured.
-    table
-        Written: float32, flat: m padded rows of ``width``.
-    start, stop
-        The range of genes.
+        Written: float32, shape (k, stop - start), zero for genes that are not measured.
     """
     k, m = W.shape
-    w, v, sums = W.ravel(), V.ravel(), L.ravel()
+    w, v, sums, n = W.ravel(), V.ravel(), L.ravel(), stop - start
     for first in range(start, stop, GENES):
         last = min(first + GENES, stop)
         for j in range(k):
             for g in range(first, last):
                 present = np.float32(at(measured, g))
-                put(sums, j * m + g, (at(w, j * m + g) + at(v, j * m + g)) * present)
+                both = at(w, j * m + g) + at(v, j * m + g)
+                put(sums, j * n + g - start, both * present)
         for g in range(first, last):
             factor = np.float32(at(scale, g))
             for j in range(k):
-                put(table, g * width + j, at(sums, j * m + g) * factor)
+                put(table, g * width + j, at(sums, j * n + g - start) * factor)
+
+
+@njit(cache=True, nogil=True)
+def row_squares(F):  # type: ignore[no-untyped-def]
+    """Sum of squares of each row of a float32 matrix, float64, shape (k,)."""
+    k, m = F.shape
+    flat, sums, lanes = F.ravel(), np.zeros(k), PART_BYTES // 4
+    parts = aligned_zeros(lanes, np.float64)
+    for j in range(k):
+        total = widen(broadcast(np.float32(0), load(flat, 0, 1)))
+        whole = m // lanes * lanes
+        for g in range(0, whole, lanes):
+            x = widen(load(flat, j * m + g, 1))
+            total = fma(x, x, total)
+        store(parts, 0, total)
+        rest = 0.0
+        for g in range(whole, m):
+            rest += np.float64(at(flat, j * m + g)) ** 2
+        for part in parts:
+            rest += part
+        sums[j] = rest
+    return sums
 
 
 @njit(cache=True, nogil=True)

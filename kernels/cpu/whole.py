@@ -16,10 +16,10 @@ from tigon.kernels.cells import contiguous_tile
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.genes import hals as hals_genes
 from tigon.kernels.cpu.grams import add_gram
+from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.kernels.cpu.panels import padded_rows, panels_of, row_width
 from tigon.kernels.cpu.products import add_by_gene, products
-from tigon.kernels.cpu.step import MetageneTable
-from tigon.kernels.cpu.step import minibatch_step as step
+from tigon.kernels.cpu.step import minibatch_step_in_place
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.threads import map_tiles
 from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
@@ -152,13 +152,15 @@ def minibatch_step(
             np.ascontiguousarray(metagenes.scale, np.float64),
         )
     )
-    start = None if H0 is None else np.asarray(H0, np.float32)
-    H = np.empty((len(tile.rows), len(metagenes.gram)), np.float32)
+    k, places = len(metagenes.gram), np.arange(len(tile.rows))
+    H = np.zeros((len(places), k), np.float32)
+    if H0 is not None:
+        H[:] = H0
+    sizes = np.ones(k, np.float32)
 
     def solve(cells: slice) -> TileStatistics:
-        own = None if start is None else start[cells]
-        H[cells], found = step(part_of(tile, cells), table, tol, own)
-        return found
+        part = part_of(tile, cells)
+        return minibatch_step_in_place(part, table, tol, H, places[cells], sizes)
 
     cuts = even_cuts(len(tile.rows), _TILE_CELLS)
     total, *others = map_tiles(solve, cuts[:MOST_SUMS], n_threads)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.folding import add_turned
-from tigon.kernels.cpu.step import MetageneTable, loadings, minibatch_step
+from tigon.kernels.cpu.metagenes import MetageneTable
+from tigon.kernels.cpu.step import loadings, minibatch_step
 from tigon.kernels.moments import cell_sums
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.cells import CellFilter

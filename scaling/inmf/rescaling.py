@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.genes import add_product
+from tigon.kernels.cpu.grams import row_squares
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.inmf.state import Problem, State
 from tigon.scaling.inmf.steps import gene_ranges, update_V
@@ -46,7 +47,7 @@ def rescale_steps(problem: Problem) -> int:
 
 def factor_sizes(W: NDArray[np.float32]) -> NDArray[np.float32]:
     """Root mean square of each row of W over the genes, 1 for a row of zeros, shape (k,)."""
-    sizes: NDArray[np.float64] = np.sqrt(np.einsum("jg,jg->j", W, W, dtype=np.float64) / W.shape[1])
+    sizes: NDArray[np.float64] = np.sqrt(row_squares(W) / W.shape[1])
     sizes[sizes == 0.0] = 1.0
     return sizes.astype(np.float32, copy=False)
 

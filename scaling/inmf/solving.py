@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.folding import add_turned
-from tigon.kernels.cpu.step import MetageneTable, minibatch_step
+from tigon.kernels.cpu.metagenes import MetageneTable
+from tigon.kernels.cpu.step import minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of

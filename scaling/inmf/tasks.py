@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.step import MetageneTable, minibatch_step
+from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
+from tigon.kernels.cpu.step import minibatch_step_in_place
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem
-from tigon.scaling.inmf.tiles import DatasetTile, add_statistics, cut_tiles, metagenes_of
+from tigon.scaling.inmf.tiles import DatasetTile, add_statistics, cut_tiles, tabulation_of
 from tigon.storage.packs.pack import Pack
 
 Spread = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
@@ -133,37 +134,33 @@ class Solver:
         n_cells = 0
         for minibatch in minibatches:
             tables |= self._tables(minibatch, version, tables, spread)
-            H = minibatch.H
-            H /= sizes
-            for dataset, found in self._loadings(minibatch.tiles, H, tables, spread):
+            for dataset, found in self._loadings(minibatch, tables, sizes, spread):
                 add_statistics(deltas, dataset, found)
-            H *= sizes
-            self.starts.now.write(minibatch.start, H)
-            n_cells += len(H)
+            self.starts.now.write(minibatch.start, minibatch.H)
+            n_cells += len(minibatch.H)
         return Found(deltas, sum(delta.loss for delta in deltas.values()), n_cells)
 
     def _tables(
         self, minibatch: Minibatch, version: Version, known: dict[int, Any], spread: Spread
     ) -> dict[int, MetageneTable]:
         new = sorted({tile.dataset for tile in minibatch.tiles} - known.keys())
-
-        def table(d: int) -> MetageneTable:
-            return metagenes_of(self.problem, version.W, version.V, d)
-
-        return dict(zip(new, spread(table, new), strict=True))
+        begun = [tabulation_of(self.problem, version.W, version.V, d) for d in new]
+        if len(begun) == 1:  # all threads take part in it
+            return {new[0]: begun[0].finish(list(spread(begun[0].take, begun[0].ranges)))}
+        return dict(zip(new, spread(Tabulation.whole, begun), strict=True))
 
     def _loadings(
         self,
-        tiles: list[DatasetTile],
-        H: NDArray[np.float32],
+        minibatch: Minibatch,
         tables: dict[int, MetageneTable],
+        sizes: NDArray[np.float32],
         spread: Spread,
     ) -> Iterable[tuple[int, TileStatistics]]:
-        """Dataset and statistics of each tile, in order; ``H`` is solved in place."""
+        """Dataset and statistics of each tile, in order; its cells are solved in place."""
 
         def solve(tile: DatasetTile) -> tuple[int, TileStatistics]:
-            rows, table = tile.cells.rows, tables[tile.dataset]
-            H[rows], found = minibatch_step(tile.cells, table, self.tol, H[rows])
+            cells, table = tile.cells, tables[tile.dataset]
+            found = minibatch_step_in_place(cells, table, self.tol, minibatch.H, cells.rows, sizes)
             return tile.dataset, found
 
-        return spread(solve, tiles)
+        return spread(solve, minibatch.tiles)

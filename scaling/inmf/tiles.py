@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.step import MetageneTable
+from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
 from tigon.kernels.tile import CellTile, TileStatistics
 from tigon.scaling.inmf.state import Problem
 from tigon.storage.packs.pack import PackBlock
@@ -58,8 +58,18 @@ def metagenes_of(
     dataset
         Its number.
     """
+    return tabulation_of(problem, W, V, dataset).whole()
+
+
+def tabulation_of(
+    problem: Problem,
+    W: NDArray[np.float32],
+    V: NDArray[np.float32] | Mapping[int, NDArray[np.float32]],
+    dataset: int,
+) -> Tabulation:
+    """:func:`metagenes_of` range by range of genes."""
     scale, measured = problem.scale[dataset], problem.measured[dataset]
-    return MetageneTable.of(W, V[dataset], problem.lam, scale, measured)
+    return Tabulation(W, V[dataset], problem.lam, scale, measured)
 
 
 def add_statistics(sums: dict[int, TileStatistics], dataset: int, found: TileStatistics) -> None:
