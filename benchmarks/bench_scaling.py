@@ -33,6 +33,7 @@ from record import machine
 import tigon
 from tigon.scaling.budget import bytes_to_spare, parse_bytes
 from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import Cluster
 from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.inmf.factorising import factorise
@@ -44,6 +45,15 @@ from tigon.storage.rows import RowFile
 
 N_MOLECULES = 2400
 """Of the median cell; about 1,500 of its 20,000 genes are then seen."""
+
+STAGES = (
+    "reading cells",
+    "ordering cells",
+    "packing cells",
+    "the epochs",
+    "solving loadings",
+)
+"""Those of a plan that are run here."""
 
 
 def main() -> None:
@@ -112,7 +122,9 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
             n_epochs=chosen.n_epochs,
             **schedule_options(on_cluster=cluster.is_used),
         ),
+        embed=EmbedConfig(umap=False),
         n_threads=chosen.n_threads,
+        memory_limit_bytes=limit,
     )
     moments: list[tuple[str, float]] = []
 
@@ -126,7 +138,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         MemoryWatch() as memory,
     ):
         plan = plan_integration(atlas, config, cluster)
-        plan = replace(plan, stages=without_layout(plan.stages))
+        plan = replace(plan, stages={name: plan.stages[name] for name in STAGES})
         folder = Path(name)
         with running(cluster, plan, chosen.n_threads, atlas, folder) as engine:
             began = time.perf_counter()
@@ -177,11 +189,6 @@ def cpu_seconds() -> float:
     """Of this process; what shares the machine shows in the difference to its seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def without_layout(projected: dict[str, int]) -> dict[str, int]:
-    """The stages that are run here."""
-    return {name: n for name, n in projected.items() if not name.startswith("neighbours")}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
@@ -21,24 +20,48 @@ from tigon.storage.errors import InputError, MemoryLimitError
 
 if TYPE_CHECKING:
     from tigon.scaling.config import IntegrateConfig
+    from tigon.scaling.embedding.config import EmbedConfig
     from tigon.storage import Atlas
 
 MIB = 2**20
 BASE_BYTES = 320 * MIB
+"""A process that also reads tables, or has the protocol of a cluster."""
+
+STREAMING_BYTES = 250 * MIB
 """The interpreter, and the libraries and kernels that streaming needs."""
 
 NEIGHBOURS_BYTES = 90 * MIB
 """The libraries for neighbours and clusters."""
 
-LAYOUT_BYTES = 100 * MIB
+LAYOUT_BYTES = 90 * MIB
 """UMAP, and what it compiles."""
 
+WRITING_BYTES = 60 * MIB
+"""anndata, and the names of a stretch of cells."""
+
 LANDMARK_BYTES = 4000
-"""Neighbours, graph and layout of one landmark cell."""
+"""Neighbours and graph of one landmark cell, which are let go before the layout."""
 
-CELL_BYTES = 120
-"""Kept for every cell from first to last: totals, codes, places, clusters."""
+LAID_OUT_BYTES = 2000
+"""What is left of them, and the layout, of one landmark cell."""
 
+CELL_BYTES = 40
+"""Kept for every cell from the first pass on: totals, detected genes, codes, clusters."""
+
+PACKED_BYTES = 32
+"""Of a cell while the pack is written: its place, and its record and length in the pack."""
+
+PLACED_BYTES = 56
+"""Of a cell while places are drawn: keys, and orders by dataset and key."""
+
+ALIGNED_BYTES = 24
+"""Of a cell while cells are sampled from datasets and clusters."""
+
+WRITTEN_BYTES = 40
+"""Of a cell while the run is written: its own columns of the table, once more as stored."""
+
+_TYPICAL_CELLS = 1 << 14
+"""Cells whose fullest run stands for stretches of the pack, which are shuffled."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -159,8 +182,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
     minibatch_cells = min(config.inmf.minibatch_size, atlas.n_cells)
-    obs_bytes = int(atlas.obs.memory_usage(deep=True).sum())
-    always = BASE_BYTES + 2 * obs_bytes + CELL_BYTES * atlas.n_cells
+    always = STREAMING_BYTES + CELL_BYTES * atlas.n_cells + _table_bytes(atlas, config)
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     packed = _packed_bytes(atlas, n_genes, k)
     moments = 20 * n_datasets * atlas.n_genes
@@ -170,14 +192,22 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     touched = 20 * flying * most_datasets(n_datasets, task_cells) * k * n_genes
     tiles = window * 32 * k * n_genes
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
-    solved = 2 * packed * solved_cells + 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
-    final = window * solved + 16 * n_datasets * k * n_genes
+    solved = 8 * most_datasets(n_datasets, solved_cells) * k * n_genes + 8 * k * solved_cells
+    # Blocks are there while they are worked on, what is found in them until it is folded.
+    running = min(window, config.n_threads)
+    final = running * packed * solved_cells * 5 // 4 + window * solved
+    final += 16 * n_datasets * k * n_genes
     # Two are read ahead of the one that is worked on.
     minibatch = (flying + 2) * packed * minibatch_cells
-    sorting = sorting_bytes(packed * atlas.n_cells)
+    run, buckets = sorting_bytes(packed * atlas.n_cells)
+    reading = running * block + window * packed * BLOCK_CELLS
     stages = {
-        "reading cells": always + 2 * moments + window * (block + moments),
-        "packing cells": always + moments + window * block + sorting,
+        "reading cells": always + 2 * moments + running * block + window * moments,
+        "ordering cells": always + moments + PLACED_BYTES * atlas.n_cells,
+        "packing cells": always
+        + PACKED_BYTES * atlas.n_cells
+        + moments
+        + max(run + reading, buckets),
         "the epochs": always
         + moments
         + state_bytes(n_datasets, n_genes, k)
@@ -186,11 +216,32 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         + touched,
         "solving loadings": always + moments + final + tiles,
     }
-    # What streaming has freed need not have gone back to the system by then.
-    landmarks = min(atlas.n_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
-    libraries = NEIGHBOURS_BYTES + LAYOUT_BYTES * config.embed.umap
-    stages["neighbours and layout"] = max(stages.values()) + libraries + landmarks
-    return stages
+    result = moments + 28 * n_datasets * k * n_genes
+    arranging = always + result + NEIGHBOURS_BYTES
+    landmarks = n_landmarks(atlas.n_cells, config.embed)
+    layout = (LAYOUT_BYTES + landmarks * LAID_OUT_BYTES) * config.embed.umap
+    written = WRITTEN_BYTES + 2 * atlas.obs_columns.row_bytes
+    return stages | {
+        "aligning": arranging + ALIGNED_BYTES * atlas.n_cells,
+        "neighbours and clusters": arranging + landmarks * (LANDMARK_BYTES + 12 * k),
+        "layout": arranging + layout,
+        "writing": arranging
+        + LAYOUT_BYTES * config.embed.umap
+        + WRITING_BYTES
+        + written * atlas.n_cells,
+    }
+
+
+def n_landmarks(n_cells: int, embed: EmbedConfig) -> int:
+    """Cells that are clustered and laid out: all, or a sample where there are many."""
+    return n_cells if n_cells <= 2 * embed.n_landmarks else embed.n_landmarks
+
+
+def _table_bytes(atlas: Atlas, config: IntegrateConfig) -> int:
+    """Of the table of cells, which only a choice of cells needs whole; read, and as it is kept."""
+    if config.prepare.cells is not None:
+        return 2 * int(atlas.obs.memory_usage(deep=True).sum())
+    return 2 * atlas.obs_columns.held_bytes
 
 
 def _packed_bytes(atlas: Atlas, n_genes: int, n_components: int) -> int:
@@ -198,7 +249,7 @@ def _packed_bytes(atlas: Atlas, n_genes: int, n_components: int) -> int:
 
     Stretches are shuffled: none is fuller than the fullest run of the atlas.
     """
-    n_cells = min(BLOCK_CELLS, max(1, atlas.n_cells))
+    n_cells = min(_TYPICAL_CELLS, max(1, atlas.n_cells))
     entries = min(n_genes, -(-atlas.most_entries(n_cells) // n_cells))
     entry = index_dtype(n_genes).itemsize + atlas.values_dtype.itemsize
     return entries * entry + 64 + 12 * n_components

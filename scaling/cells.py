@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tigon.kernels.moments import CellSums
+    from tigon.storage import Atlas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +60,15 @@ class CellFilter:
         )
 
 
-def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]:
+def chosen_cells(atlas: Atlas, expression: str | None) -> NDArray[np.bool_] | None:
+    """Cells that an expression selects, as :func:`select_cells`; None for all of them.
+
+    Without an expression the table of the cells is not read.
+    """
+    return None if expression is None else select_cells(atlas.obs, expression)
+
+
+def select_cells(obs: pd.DataFrame, expression: str) -> NDArray[np.bool_]:
     """Cells for which an expression over the columns of ``obs`` is true.
 
     Parameters
@@ -67,7 +76,7 @@ def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]
     obs
         Cell annotations.
     expression
-        As for ``pandas.DataFrame.query``; None selects all.
+        As for ``pandas.DataFrame.query``.
 
     Returns
     -------
@@ -78,8 +87,6 @@ def select_cells(obs: pd.DataFrame, expression: str | None) -> NDArray[np.bool_]
     InputError
         The expression cannot be read, is not true-or-false, or selects nothing.
     """
-    if expression is None:
-        return np.ones(len(obs), bool)
     try:
         chosen = np.asarray(obs.eval(expression, engine="python"))
     except Exception as error:  # pandas raises many types here

@@ -13,14 +13,16 @@ from tigon.storage.errors import InputError
 from tigon.storage.join import unique_names
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tigon.storage import Atlas
+    from tigon.storage.views.columns import Columns
 
 MERGED_NAME = "merged small datasets"
 
 MAX_KEY_BYTES = 240
 """File systems take names of up to 255 bytes."""
+
+_STRETCH_CELLS = 1 << 16
+"""Cells whose pairs of numbers are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,8 @@ class Datasets:
 
     def now_in(self, new: Datasets) -> dict[str, str]:
         """Name in ``new`` of each dataset whose cells are under another name there."""
-        both = (self.codes >= 0) & (new.codes >= 0)
-        moves = np.unique(self.codes[both].astype(np.int64) * len(new.names) + new.codes[both])
-        pairs = [divmod(move, len(new.names)) for move in moves.tolist()]
-        named = {self.names[was]: new.names[now] for was, now in pairs}
+        moves = distinct_pairs(self.codes, new.codes)
+        named = {self.names[was]: new.names[now] for was, now in moves}
         return {was: now for was, now in named.items() if was != now}
 
     @property
@@ -56,6 +56,8 @@ class Datasets:
 
     def keep(self, kept: NDArray[np.bool_]) -> Datasets:
         """The same datasets with cells outside ``kept`` (n_cells,) left out."""
+        if kept.all():
+            return self
         return Datasets(self.names, np.where(kept, self.codes, np.int32(-1)), self.measured)
 
 
@@ -86,17 +88,28 @@ def datasets_of(
     A dataset that pools cells of several sources measures the genes that all of
     them measure.
     """
-    cells = np.arange(atlas.n_cells) if chosen is None else np.flatnonzero(chosen)
-    names, codes = _labels(atlas.obs.iloc[cells], batch_key or "tigon_dataset")
+    cells = slice(None) if chosen is None else np.flatnonzero(chosen)
+    names, codes = _labels(atlas.obs_columns, cells, batch_key or "tigon_dataset")
     _check_names(names)
-    n_sources = len(atlas.measured)
+    everyone = codes
+    if chosen is not None:
+        everyone = np.full(atlas.n_cells, -1, np.int32)
+        everyone[cells] = codes
     measured = np.ones((len(names), atlas.n_genes), bool)
-    for pair in np.unique(codes * n_sources + atlas.source_codes[cells]).tolist():
-        dataset, source = divmod(pair, n_sources)
+    for dataset, source in distinct_pairs(everyone, atlas.source_codes):
         measured[dataset] &= atlas.measured[source]
-    everyone = np.full(atlas.n_cells, -1, np.int32)
-    everyone[cells] = codes
     return Datasets(tuple(names), everyone, measured)
+
+
+def distinct_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Pairs of two numbers that cells have, each once, ascending; none with a negative one."""
+    n_second = int(second.max(initial=0)) + 1
+    found: set[int] = set()
+    for start in range(0, len(first), _STRETCH_CELLS):
+        a, b = (column[start : start + _STRETCH_CELLS] for column in (first, second))
+        both = (a >= 0) & (b >= 0)
+        found.update(np.unique(a[both].astype(np.int64) * n_second + b[both]).tolist())
+    return [divmod(pair, n_second) for pair in sorted(found)]
 
 
 def batch_columns(batch_key: str | Sequence[str]) -> list[str]:
@@ -105,20 +118,25 @@ def batch_columns(batch_key: str | Sequence[str]) -> list[str]:
     return [part.strip() for part in parts]
 
 
+_Cells = NDArray[np.int64] | slice
+"""Positions, or the slice of all: which makes no copy of what it is taken from."""
+
+
 def _labels(
-    obs: pd.DataFrame, batch_key: str | Sequence[str]
-) -> tuple[list[str], NDArray[np.int64]]:
+    obs: Columns, cells: _Cells, batch_key: str | Sequence[str]
+) -> tuple[list[str], NDArray[np.int32]]:
     """Names of the datasets, sorted, and the number of each cell's."""
-    alone = isinstance(batch_key, str) and batch_key in obs.columns
+    alone = isinstance(batch_key, str) and batch_key in obs
     columns = [str(batch_key)] if alone else batch_columns(batch_key)
-    names, codes = _column(obs, columns[0])
+    names, codes = _column(obs, cells, columns[0])
     for column in columns[1:]:
-        more, its = _column(obs, column)
-        pairs, codes = np.unique(codes * len(more) + its, return_inverse=True)
+        more, its = _column(obs, cells, column)
+        combined = codes.astype(np.int64) * len(more) + its
+        pairs, codes = np.unique(combined, return_inverse=True)
         joined = [f"{names[p // len(more)]}|{more[p % len(more)]}" for p in pairs.tolist()]
         names = unique_names(joined)  # "x|y" of "z" is not "x" of "y|z"
     order = np.argsort(np.array(names, dtype=object), kind="stable")
-    return [names[i] for i in order], np.argsort(order)[codes]
+    return [names[i] for i in order], np.argsort(order).astype(np.int32)[codes]
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -139,27 +157,28 @@ def _check_names(names: Sequence[str]) -> None:
         keys[key] = name
 
 
-def _column(obs: pd.DataFrame, name: str) -> tuple[list[str], NDArray[np.int64]]:
+def _column(obs: Columns, cells: _Cells, name: str) -> tuple[list[str], NDArray[np.int32]]:
     """Distinct values of a column as text, and the number of each cell's."""
     import pandas as pd
 
-    if name not in obs.columns:
-        known = ", ".join(map(str, obs.columns)) or "none"
+    if name not in obs:
+        known = ", ".join(obs) or "none"
         raise InputError(
             f"the batch key {name!r} is not a column of obs: there are {known}; "
             "choose one of these, or leave the batch key out to use the source files"
         )
-    column = obs[name]
+    column = pd.Series(obs.values(name)).iloc[cells]
     missing = column.isna().to_numpy()
     if missing.any():
+        first = obs.index[int(column.index[int(missing.argmax())])]
         raise InputError(
             f"the batch key {name!r} has {missing.sum()} missing values of {len(column)} "
-            f"(first at cell {column.index[int(missing.argmax())]!r}): every cell needs a dataset; "
+            f"(first at cell {first!r}): every cell needs a dataset; "
             f"fill them in, or leave these cells out with --cells '{name} == {name}'"
         )
     codes, values = pd.factorize(column)
     names, same = np.unique([str(value) for value in values], return_inverse=True)
-    return names.tolist(), same[codes]
+    return names.tolist(), same.astype(np.int32)[codes]
 
 
 def resolve_small(datasets: Datasets, n_components: int, policy: str) -> Datasets:
@@ -215,6 +234,8 @@ def _merge(datasets: Datasets, small: NDArray[np.int64]) -> Datasets:
 
 def _compact(datasets: Datasets) -> Datasets:
     used = np.flatnonzero(datasets.sizes)
+    if len(used) == len(datasets.names):
+        return datasets
     renumber = np.full(len(datasets.names) + 1, -1, np.int32)
     renumber[used] = np.arange(len(used))
     names = tuple(datasets.names[d] for d in used)

@@ -28,9 +28,9 @@ from tigon.scaling.inmf.solving import Solution
 from tigon.scaling.job import Job, job_place
 from tigon.scaling.journal import Journal
 from tigon.scaling.kept import prepared_arrays, prepared_of, solution_arrays, solution_of
-from tigon.scaling.memory import MemoryWatch
+from tigon.scaling.memory import MemoryWatch, give_back
 from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
-from tigon.scaling.recording import cell_table, gene_table, versions
+from tigon.scaling.recording import KeptNames, cell_table, gene_table, rows_of_kept, versions
 from tigon.scaling.running import HERE, check_reachable, running
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
@@ -59,10 +59,10 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = H
         The memory limit is too small.
     """
     datasets = chosen_datasets(atlas, config.prepare, config.inmf.n_components)
-    if config.label_key is not None and config.label_key not in atlas.obs.columns:
+    if config.label_key is not None and config.label_key not in atlas.obs_columns:
         raise InputError(
             f"the label key {config.label_key!r} is not a column of obs: there are "
-            f"{', '.join(map(str, atlas.obs.columns))}; choose one of these"
+            f"{', '.join(atlas.obs_columns)}; choose one of these"
         )
     check_reachable(atlas, cluster)
     return plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
@@ -165,15 +165,19 @@ class _Stages:
         """All stages in order."""
         with self.journal.stage("cells and genes"):
             prepared = self._prepare()
+        give_back()
         with self.journal.stage("factorisation"):
             loadings = self._rows(prepared, "loadings")
             found = self._factorise(prepared, loadings)
+        give_back()
         with self.journal.stage("alignment"):
             aligned = self._rows(prepared, "aligned")
             joint = self._align(prepared, loadings, aligned)
+        give_back()
         with self.journal.stage("clusters and layout"):
             layout = RowFile(self.folder / "layout", (len(prepared.kept_codes), 2))
             clusters, landmarks, scored = self._embed(prepared, aligned, joint, layout)
+        give_back()
         obsm = {"X_inmf": loadings, "X_inmf_aligned": aligned}
         if self.config.embed.umap:
             obsm["X_umap"] = layout
@@ -204,10 +208,10 @@ class _Stages:
     def _factors(
         self, prepared: Prepared, loadings: RowFile, known: Solution | None
     ) -> Factorisation:
-        row = np.cumsum(prepared.statistics.kept) - 1
+        row = rows_of_kept(prepared.statistics.kept)
 
         def write(positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
-            loadings.write_at(row[positions], H)
+            loadings.write_at(row(positions), H)
 
         return factorise(
             self.atlas,
@@ -267,7 +271,7 @@ class _Stages:
             n_threads=self.config.n_threads,
         )
         at = among.positions
-        labels = self._labels(prepared)
+        labels = self._labels(np.flatnonzero(prepared.statistics.kept)[at])
         if labels is None:
             return clusters, at, {}
         with whole_stage(self.progress, "scores", len(at)):
@@ -276,17 +280,19 @@ class _Stages:
                 among.graph,
                 codes[at],
                 among.clusters,
-                labels[at],
+                labels,
                 seed=seed,
                 n_threads=self.config.n_threads,
             )
         return clusters, at, scored
 
-    def _labels(self, prepared: Prepared) -> NDArray[np.str_] | None:
-        """Known labels of the kept cells; "" where there is none."""
+    def _labels(self, positions: NDArray[np.int64]) -> NDArray[np.str_] | None:
+        """Known labels of the cells at some positions of the atlas; "" where there is none."""
         if self.config.label_key is None:
             return None
-        column = self.atlas.obs[self.config.label_key][prepared.statistics.kept]
+        import pandas as pd
+
+        column = pd.Series(self.atlas.obs_columns.values(self.config.label_key)).iloc[positions]
         return column.astype(object).where(column.notna(), "").astype(str).to_numpy(np.str_)
 
     def _contents(
@@ -300,6 +306,7 @@ class _Stages:
         solution = found.solution
         return RunContents(
             obs=obs,
+            cell_names=KeptNames(self.atlas.obs_columns, prepared.statistics.kept),
             var=gene_table(self.atlas, prepared),
             W=found.W,
             V=dict(zip(prepared.datasets.names, found.V, strict=True)),

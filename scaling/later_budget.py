@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from tigon.scaling.budget import (
     BASE_BYTES,
-    CELL_BYTES,
     LANDMARK_BYTES,
     LAYOUT_BYTES,
     MIB,
     NEIGHBOURS_BYTES,
+    STREAMING_BYTES,
     format_bytes,
     plan_run,
 )
-from tigon.scaling.cells import select_cells
+from tigon.scaling.cells import chosen_cells
 from tigon.scaling.datasets import datasets_of
 from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.storage.errors import MemoryLimitError
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 _TABLES = 3
 """How often the table of the run's cells is there: as read, less what is dropped, joined."""
+
+_CELL_BYTES = 120
+"""Of a cell of the run or after it, its table aside."""
+
+_NAME_BYTES = 100
+"""The name of a cell in memory."""
 
 _STATISTICS = 32
 """Bytes for each dataset, factor and gene: V, B and their successors, and a base."""
@@ -66,6 +72,7 @@ def fitting_window(run: Run, atlas: Atlas | None, n_new: int, config: IntegrateC
         return most
     if limit is None:
         return most
+    beside += _tables_of_new(atlas)
     try:
         return plan_run(
             atlas, n_datasets, replace(config, memory_limit_bytes=limit - beside)
@@ -85,17 +92,24 @@ def count_new(run: Run, atlas: Atlas | None, prepare: PrepareConfig) -> int:
     """
     if atlas is None:
         return 0
-    found = datasets_of(atlas, prepare.batch_key, select_cells(atlas.obs, prepare.cells))
+    found = datasets_of(atlas, prepare.batch_key, chosen_cells(atlas, prepare.cells))
     return len(set(found.names) - set(run.datasets))
 
 
 def _beside(run: Run, n_datasets: int, n_new_cells: int) -> int:
     """Bytes that the run brings."""
     n_cells, k = run.loadings.shape
-    tables = _TABLES * int(run.obs.memory_usage(deep=True).sum()) + CELL_BYTES * n_cells
+    tables = _TABLES * int(run.obs.memory_usage(deep=True).sum()) + _CELL_BYTES * n_cells
     statistics = _STATISTICS * n_datasets * k * len(run.genes)
     landmarks = min(n_cells + n_new_cells, 2 * N_LANDMARKS) * (LANDMARK_BYTES + 12 * k)
     return tables + statistics + landmarks
+
+
+def _tables_of_new(atlas: Atlas) -> int:
+    """Of cells that are added to the table of a run, and of what reads and joins tables."""
+    columns = atlas.obs_columns
+    read = 2 * (columns.row_bytes + _NAME_BYTES) if not columns.held_bytes else 0
+    return BASE_BYTES - STREAMING_BYTES + (_CELL_BYTES + read) * atlas.n_cells
 
 
 def _alone(config: IntegrateConfig) -> int:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
+from tigon.scaling.memory import give_back
 from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
-from tigon.storage.packs.sorting import RUN_BYTES
 from tigon.storage.packs.writer import PackWriter, Piece
 from tigon.storage.progress import Progress, silent
 from tigon.storage.views.reopening import reference
@@ -24,6 +24,9 @@ from tigon.storage.views.reopening import reference
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
+
+RUN_BYTES = 32 * 2**20
+"""Cells that are sorted at a time."""
 
 BUCKET_BYTES = 16 * 2**20
 _BUCKETS_AT_ONCE = 3
@@ -77,6 +80,7 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
         n, n_pieces = stop - start, -(-(stop - start) // size)
         piece, draw = rng.permutation(n) // size, rng.random(n)
         key[by_dataset[start:stop]] = (piece + (draw if size == 1 else draw[piece])) / n_pieces
+    del chosen, by_dataset  # 12 bytes a cell, where sorting takes as much again
     places = np.full(len(codes), -1, np.int64)
     places[cells[np.argsort(key, kind="stable")]] = np.arange(len(cells))
     return places
@@ -118,12 +122,12 @@ def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
     return n_entries * entry + n_cells * (CELL.itemsize + 8) + 8
 
 
-def sorting_bytes(n_bytes: int) -> int:
-    """Bytes that sorting a pack of ``n_bytes`` holds at most, beside the blocks that are read."""
+def sorting_bytes(n_bytes: int) -> tuple[int, int]:
+    """Bytes that sorting a pack of ``n_bytes`` holds at most: while cells come, and after."""
     run = min(RUN_BYTES, n_bytes)
     # Of a bucket one array is there twice while it is put in order, and one is done.
     buckets = (_BUCKETS_AT_ONCE + 1) * 3 * BUCKET_BYTES // 2
-    return max(run + run // 2, min(buckets, 2 * n_bytes))
+    return run + run // 2, min(buckets, 2 * n_bytes)
 
 
 def build_pack(
@@ -175,9 +179,10 @@ def write_pack(
     """As :func:`build_pack`, with the ``places`` of :func:`pack_order`."""
     n_buckets = max(1, -(-pack_bytes(statistics, genes) // BUCKET_BYTES))
     shape = (int((places >= 0).sum()), len(genes))
-    writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
+    writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets, RUN_BYTES)
     selection = GeneSelection.of(genes, atlas.n_genes)
     shared, n_cells = reference(atlas), atlas.n_cells
+    give_back()  # what putting cells in order took
 
     def rows_of(start: int) -> PackBlock:
         block = shared.get().read(start, min(start + BLOCK_CELLS, n_cells))

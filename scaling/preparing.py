@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.cells import CellFilter, select_cells
+from tigon.scaling.cells import CellFilter, chosen_cells
 from tigon.scaling.checking import check_whole
 from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
 from tigon.scaling.genes import inverse_rms, listed_genes, select_genes
@@ -113,7 +113,8 @@ class Prepared:
     @property
     def kept_codes(self) -> NDArray[np.int32]:
         """Dataset of each kept cell, shape (n_kept,)."""
-        return self.datasets.codes[self.statistics.kept]
+        codes, kept = self.datasets.codes, self.statistics.kept
+        return codes if kept.all() else codes[kept]
 
     def problem(self, lam: float) -> Problem:
         """Masks and scales over the selected genes."""
@@ -176,7 +177,7 @@ def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> D
         counts, datasets are too small.
     """
     _check_components(n_components, atlas.n_cells, atlas.n_genes)
-    chosen = select_cells(atlas.obs, config.cells)
+    chosen = chosen_cells(atlas, config.cells)
     datasets = datasets_of(atlas, config.batch_key, chosen)
     resolve_small(datasets, n_components, config.small_datasets)
     return datasets
@@ -185,7 +186,7 @@ def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> D
 def _listed(atlas: Atlas, config: PrepareConfig) -> NDArray[np.int64] | None:
     if isinstance(config.n_genes, int | str):
         return None
-    return listed_genes(list(atlas.var.index), config.n_genes)
+    return listed_genes(list(atlas.var_columns.index), config.n_genes)
 
 
 def _ranked(statistics: Statistics, datasets: Datasets, config: PrepareConfig) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tigon.scaling import recalling
-from tigon.scaling.cells import select_cells
+from tigon.scaling.cells import chosen_cells
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import Datasets, datasets_of
 from tigon.scaling.embedding.config import EmbedConfig
@@ -133,7 +133,7 @@ def project_on_run(
         ThreadEngine(config.n_threads, window=window) as engine,
     ):
         known = recalling.recall_fit(run)
-        everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
+        everyone = datasets_of(atlas, config.batch_key, chosen_cells(atlas, config.cells))
         rows = np.cumsum(everyone.codes >= 0) - 1
         shape = (int(everyone.sizes.sum()), known.n_components)
         H = RowFile(aside.folder / "loadings", shape)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from tigon.scaling.preparing import Prepared
     from tigon.storage import Atlas
+    from tigon.storage.views.columns import Columns
 
 _PACKAGES = (
     "tigon",
@@ -50,6 +53,46 @@ def processor() -> str:
     return next(iter(models), "") or platform.processor() or platform.machine()
 
 
+def rows_of_kept(
+    kept: NDArray[np.bool_],
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """What turns positions of kept cells in the atlas into their rows among the kept ones."""
+    if kept.all():
+        return _same
+    row = np.cumsum(kept, dtype=np.int32 if len(kept) < 2**31 else np.int64)
+
+    def rows(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        return row[positions].astype(np.int64) - 1
+
+    return rows
+
+
+def _same(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    return positions
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNames:
+    """Names of the kept cells, read a stretch at a time: all of them take 80 bytes a cell.
+
+    Attributes
+    ----------
+    columns
+        The atlas's table of cells.
+    kept
+        Which of its cells are kept, bool, shape (n_cells,).
+    """
+
+    columns: Columns
+    kept: NDArray[np.bool_]
+
+    def __iter__(self) -> Iterator[pd.Index[Any]]:
+        start = 0
+        for names in self.columns.index_pieces():
+            yield names[self.kept[start : start + len(names)]]
+            start += len(names)
+
+
 def cell_table(
     atlas: Atlas,
     prepared: Prepared,
@@ -57,6 +100,8 @@ def cell_table(
     landmarks: NDArray[np.int64],
 ) -> pd.DataFrame:
     """``obs`` of a run: the atlas's columns of the kept cells and what was found.
+
+    Its rows are numbered: their names are :class:`KeptNames`.
 
     Parameters
     ----------
@@ -70,9 +115,10 @@ def cell_table(
     """
     import pandas as pd
 
-    kept = np.flatnonzero(prepared.statistics.kept)
     found = prepared.statistics
-    obs = atlas.obs.iloc[kept].copy()
+    kept = slice(None) if found.kept.all() else np.flatnonzero(found.kept)
+    columns = atlas.obs_columns
+    obs = {name: pd.Series(columns.values(name)).iloc[kept].array for name in columns}
     codes = prepared.datasets.codes[kept]
     new: dict[str, Any] = {
         "total_counts": found.totals[kept],
@@ -83,13 +129,13 @@ def cell_table(
     if found.mitochondrial.any():
         new["pct_counts_mt"] = 100 * found.mitochondrial[kept]
     if len(landmarks) < (clusters >= 0).sum():
-        new["tigon_landmark"] = np.isin(np.arange(len(kept)), landmarks)
+        new["tigon_landmark"] = is_landmark = np.zeros(len(codes), bool)
+        is_landmark[landmarks] = True
     # Every atlas has a column tigon_dataset, of the sources.
-    replaced = sorted(set(new).intersection(obs.columns).difference(["tigon_dataset"]))
+    replaced = sorted(set(new).intersection(obs).difference(["tigon_dataset"]))
     if replaced:
         log.warning("columns of obs replaced by Tigon's own: %s", ", ".join(replaced))
-    obs = obs.assign(**new)
-    return obs
+    return pd.DataFrame(obs | new, copy=False)
 
 
 def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:

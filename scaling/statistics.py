@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tigon.kernels.moments import CellSums, GeneSums, cell_sums, gene_sums
 from tigon.scaling.cells import CellFilter
-from tigon.scaling.datasets import Datasets
+from tigon.scaling.datasets import Datasets, distinct_pairs
 from tigon.storage.progress import Progress, silent
 from tigon.storage.views.reopening import reference
 
@@ -74,24 +74,24 @@ class Statistics:
 
     def merged(self, old: Datasets, new: Datasets) -> Statistics:
         """The same with datasets renumbered (and some pooled or dropped) as in ``new``."""
+        if new is old:
+            return self
         first = np.zeros((len(new.names), self.first.shape[1]))
         second = np.zeros_like(first)
         n_nonzeros = np.zeros(first.shape, np.int32)
         inverse = np.zeros(len(new.names))
-        moved = (old.codes >= 0) & (new.codes >= 0)
-        for was, now in np.unique(np.stack([old.codes, new.codes])[:, moved], axis=1).T:
+        for was, now in distinct_pairs(old.codes, new.codes):
             first[now] += self.first[was]
             second[now] += self.second[was]
             n_nonzeros[now] += self.n_nonzeros[was]
             inverse[now] += self.inverse_totals[was]
-        dropped = self.kept & (new.codes < 0)
         values = {name: getattr(self, name) for name in self.__slots__}
         values |= {
             "first": first,
             "second": second,
             "n_nonzeros": n_nonzeros,
             "inverse_totals": inverse,
-            "kept": self.kept & ~dropped,
+            "kept": self.kept & (new.codes >= 0),
         }
         return Statistics(**values)
 
@@ -142,7 +142,7 @@ def first_pass(
     One pass. Holds n_datasets * n_genes * 20 bytes, 25 bytes a cell, and the
     blocks in flight.
     """
-    marked = mitochondrial_genes(atlas.var.index)
+    marked = mitochondrial_genes(atlas.var_columns.index)
     shared, (n_cells, n_genes) = reference(atlas), atlas.shape
 
     def sums_of(start: int) -> _BlockSums:

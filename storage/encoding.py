@@ -11,6 +11,7 @@ ANNDATA: dict[str, Any] = {"encoding-type": "anndata", "encoding-version": "0.1.
 ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
 CSR: dict[str, Any] = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0"}
 DICT: dict[str, Any] = {"encoding-type": "dict", "encoding-version": "0.1.0"}
+TABLE: dict[str, Any] = {"encoding-type": "dataframe", "encoding-version": "0.2.0"}
 STRINGS: dict[str, Any] = {"encoding-type": "string-array", "encoding-version": "0.2.0"}
 
 

@@ -34,7 +34,7 @@ def stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def storable(table: pd.DataFrame) -> pd.DataFrame:
     """The table in types that AnnData writes and reads back the same."""
-    columns = {str(name): _storable_column(column) for name, column in table.items()}
+    columns = {str(name): storable_column(column) for name, column in table.items()}
     return pd.DataFrame(columns, index=text_index(table.index))
 
 
@@ -123,7 +123,8 @@ def _text(column: pd.Series[Any]) -> list[str | None]:
     ]
 
 
-def _storable_column(column: pd.Series[Any]) -> Any:
+def storable_column(column: pd.Series[Any]) -> Any:
+    """The values of a column in a type that AnnData writes and reads back the same."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         if dtype.categories.inferred_type in ("string", "integer", "boolean", "empty", "floating"):

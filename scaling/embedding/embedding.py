@@ -22,6 +22,7 @@ from tigon.scaling.embedding.leiden import leiden
 from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import WriteRows, gather, read_tile, tiles, within
+from tigon.scaling.memory import give_back
 from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.rows import RowReader
 
@@ -145,6 +146,7 @@ def arrange(
     with whole_stage(progress, "clusters", m):
         graph = shared_neighbors(near.indices)
         clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
+    give_back()
     coordinates = None
     if config.umap:
         with whole_stage(progress, "layout", m):

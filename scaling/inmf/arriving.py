@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.cells import select_cells
+from tigon.scaling.cells import chosen_cells
 from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
 from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.known import Known
@@ -110,7 +110,7 @@ def arrive(
     -----
     One pass over the atlas.
     """
-    everyone = datasets_of(atlas, config.batch_key, select_cells(atlas.obs, config.cells))
+    everyone = datasets_of(atlas, config.batch_key, chosen_cells(atlas, config.cells))
     _tell_same_sources(everyone, known, config)
     places = gene_positions(atlas, known.genes)
     ignored = atlas.n_genes - int((places >= 0).sum())

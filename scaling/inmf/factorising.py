@@ -19,6 +19,7 @@ from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import check_pack, obtain_pack
+from tigon.scaling.memory import give_back
 from tigon.storage.errors import InputError
 from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
@@ -121,6 +122,7 @@ def factorise(
         order,
         progress,
     )
+    give_back()
     state = init_state(problem, config.n_components, start)
     schedule = plan_schedule(config, n_cells)
     with closing(pack):
@@ -140,6 +142,7 @@ def factorise(
         )
         W, V = state.W, state.V
         del state  # A, B and their previous sums are not needed any more
+        give_back()
         solution = known or solve_all(
             pack, problem, W, V, config.tol_final, engine, write, progress
         )

@@ -8,7 +8,7 @@ selected genes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ class RunContents:
     ----------
     obs
         One row per cell (n rows), indexed by cell name.
+    cell_names
+        Unique names of the cells, a stretch after the other, where ``obs`` is not
+        indexed by them.
     var
         One row per selected gene (m rows), indexed by gene name.
     W
@@ -65,6 +68,7 @@ class RunContents:
     """
 
     obs: pd.DataFrame
+    cell_names: Iterable[pd.Index[Any]] | None = None
     var: pd.DataFrame
     W: NDArray[np.float32]
     V: Mapping[str, NDArray[np.float32]]
@@ -110,7 +114,10 @@ class RunContents:
             raise InputError(f"history columns differ in length ({lengths}): give equal ones")
 
     def _check_names(self) -> None:
-        for kind, index in (("cell", self.obs.index), ("gene", self.var.index)):
+        indexes = [("gene", self.var.index)]
+        if self.cell_names is None:
+            indexes.append(("cell", self.obs.index))
+        for kind, index in indexes:
             if not index.is_unique:
                 name = index[index.duplicated()][0]
                 raise InputError(

@@ -7,26 +7,27 @@ so a half-written run never opens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from tigon.storage.encoding import ANNDATA, ARRAY, DICT, key, quiet_writers
+from tigon.storage.encoding import ANNDATA, ARRAY, DICT, STRINGS, TABLE, key, quiet_writers
 from tigon.storage.errors import InputError
 from tigon.storage.publish import published
 from tigon.storage.rows import ArrayRows, RowReader
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.statistics import write_statistics
-from tigon.storage.tables import storable
+from tigon.storage.tables import storable, storable_column, text_index
 
 if TYPE_CHECKING:
     import zarr
 
 FORMAT_VERSION = 1
 CHUNK_ROWS = 16384
+NAMES_IN_CHUNK = 1 << 16
 _SHARD_BYTES = 16 << 20
 
 
@@ -74,15 +75,48 @@ def write_run(path: str | Path, contents: RunContents, *, overwrite: bool = Fals
 def _write_tables(root: zarr.Group, contents: RunContents) -> None:
     from anndata.io import write_elem
 
-    write_elem(root, "obs", _keyed(contents.obs))
+    if contents.cell_names is None:
+        write_elem(root, "obs", _keyed(contents.obs))
+    else:
+        _write_streamed(root, contents.obs, contents.cell_names)
     write_elem(root, "var", _keyed(contents.var))
+
+
+def _write_streamed(root: zarr.Group, table: pd.DataFrame, names: Iterable[pd.Index[Any]]) -> None:
+    """``obs`` as AnnData encodes it, column by column, the names of cells as they come."""
+    from anndata.io import write_elem
+
+    _check_columns(table)
+    keys = {key(str(name)): name for name in table}
+    attributes = {**TABLE, "_index": "_index", "column-order": list(keys)}
+    group = root.create_group("obs", attributes=attributes)
+    for name, column in keys.items():
+        write_elem(group, name, pd.Series(storable_column(table[column]), copy=False).values)
+    index = group.create_array(
+        "_index",
+        shape=(len(table),),
+        dtype=str,
+        chunks=(min(NAMES_IN_CHUNK, max(1, len(table))),),
+        attributes=STRINGS,
+    )
+    done = 0
+    for piece in names:
+        told = text_index(piece).to_numpy(object)
+        for start in range(0, len(told), NAMES_IN_CHUNK):
+            some = told[start : start + NAMES_IN_CHUNK]
+            index[done : done + len(some)] = some
+            done += len(some)
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with column names fit for keys and columns that AnnData stores."""
+    _check_columns(table)
+    return storable(table).rename(columns=key)
+
+
+def _check_columns(table: pd.DataFrame) -> None:
     if "_index" in table.columns:
         raise InputError('a column is named "_index": AnnData keeps that name; rename the column')
-    return storable(table).rename(columns=key)
 
 
 def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
