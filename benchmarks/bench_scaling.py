@@ -38,7 +38,7 @@ from tigon.scaling.engine import Cluster
 from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.integrating import plan_integration
-from tigon.scaling.memory import MemoryWatch
+from tigon.scaling.memory import MemoryWatch, use_one_heap
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.running import running
 from tigon.storage.rows import RowFile
@@ -113,6 +113,7 @@ def make_atlas(chosen: argparse.Namespace, place: Path) -> None:
 
 def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
     """One run, from the atlas to the loadings."""
+    use_one_heap()
     cluster = Cluster(n_workers=chosen.workers)
     limit = parse_bytes(chosen.memory_limit)
     config = IntegrateConfig(

@@ -18,6 +18,7 @@ from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import Cluster, available_threads
 from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.integrating import integrate_atlas, plan_integration
+from tigon.scaling.memory import use_one_heap
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.atlas import Atlas
 from tigon.storage.borrowing import borrowed_atlas
@@ -127,6 +128,7 @@ def integrate(
     there already. Results are the same for any ``n_threads``.
     """
     cache, cluster = options.pop("cache", None), _cluster(options)
+    use_one_heap()
     config, scratch = _configure(source, options)
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
