@@ -166,14 +166,13 @@ def check_gram(G: Any, library: Any = np, name: str = "G") -> None:
     if G.dtype.kind == "f":
         eps = max(eps, float(np.finfo(G.dtype).eps))
     wide = G.astype(np.float64)
-    size = float(abs(wide).max())
+    uneven, size = _unevenness(wide, library)
     if size == 0.0:
         return
-    uneven = float(abs(wide - wide.T).max()) / size
-    if uneven > 10 * eps * k:
+    if uneven > 10 * eps * k * size:
         raise ValueError(
-            f"{name} is not symmetric (entries differ by {uneven:.2g} of the largest): a Gram "
-            "matrix L L^T is; average it with its transpose if that is what you mean"
+            f"{name} is not symmetric (entries differ by {uneven / size:.2g} of the largest): a "
+            "Gram matrix L L^T is; average it with its transpose if that is what you mean"
         )
     lowest = _negative_eigenvalue(wide / size, 100 * eps * k, library)
     if lowest is not None:
@@ -181,6 +180,16 @@ def check_gram(G: Any, library: Any = np, name: str = "G") -> None:
             f"{name} is not positive semi-definite (eigenvalue {lowest:.2g} of the largest entry): "
             "a Gram matrix L L^T is; check how it was computed"
         )
+
+
+def _unevenness(G: Any, library: Any) -> tuple[float, float]:
+    """Largest difference of G to its transpose, and its largest absolute value."""
+    if library is np:
+        from tigon.kernels.cpu.scanning import unevenness
+
+        uneven, size = unevenness(G)
+        return float(uneven), float(size)
+    return float(abs(G - G.T).max()), float(abs(G).max())
 
 
 def _negative_eigenvalue(G: Any, slack: float, library: Any) -> float | None:

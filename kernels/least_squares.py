@@ -140,8 +140,8 @@ def nnls(
     twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.least_squares")
     H, sweeps, residual = twin.solve(G, R, H0, tol, mode, n_threads)
     info = LeastSquaresInfo(sweeps, residual, residual <= tol)
-    n_left = int((~info.converged).sum())
-    if n_left:
+    if not info.converged.all():
+        n_left = int((~info.converged).sum())
         warnings.warn(
             f"{n_left} of {len(H)} cells did not reach a KKT residual of {tol:g} (largest: "
             f"{float(residual.max()):.2g}): see info.converged; {_WAY_OUT[mode]}",

@@ -24,7 +24,9 @@ def test_kernels_at_their_smallest() -> None:
         "nnls tight warm",
         "nnls exact warm",
         "nnls exact cold",
+        "mini-batch step, one dataset",
         "mini-batch step, two datasets",
+        "epoch of resident cells, one dataset",
         "epoch of resident cells, two datasets",
     }
     for line in lines:

@@ -13,10 +13,14 @@ from tigon.kernels.cpu.pivoting import pivot_into
 from tigon.kernels.cpu.residual import replace_bounds
 from tigon.kernels.cpu.scanning import largest_size
 from tigon.kernels.cpu.sweep import SolverGram
+from tigon.kernels.cpu.whole import even_cuts
 from tigon.kernels.threads import map_tiles
 
 _TILE_CELLS = 1280
-"""Cells of a task at most; fixed, so that results never depend on the threads."""
+"""Cells of a task at least; no cell depends on how they are cut."""
+
+_WORTH_A_THREAD = 4_000_000
+"""n k^2 of mode "fast" that are worth another thread, which takes a tenth of a millisecond."""
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}
 """Sweeps after which a cell keeps what it has: singular systems converge slowly."""
@@ -52,17 +56,20 @@ def solve(
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
     wide = np.array(G, np.float64, order="C")
 
-    def solve_tile(first: int) -> None:
-        cells = slice(first, min(first + _TILE_CELLS, n))
+    flat_R, flat_start, flat_H = R.ravel(), start.ravel(), H.ravel()
+
+    def solve_tile(cells: slice) -> None:
+        part = slice(k * cells.start, k * cells.stop)
         done = sweeps[cells], residual[cells]
-        rows = R[cells].ravel(), k, start[cells].ravel(), H[cells].ravel(), k, k
+        rows = flat_R[part], k, flat_start[part], flat_H[part], k, k
         descend(*system.arrays, scales, *rows, limit, most, *done)
         if mode == "exact":
             pivot_into(wide, R[cells].astype(np.float64), H[cells], tol, 10 * k, *done)
         else:
             replace_bounds(residual[cells], proven, wide, R[cells], H[cells])
 
-    map_tiles(solve_tile, range(0, n, _TILE_CELLS), n_threads)
+    fewest = _WORTH_A_THREAD // k**2 if mode == "fast" else 0
+    map_tiles(solve_tile, even_cuts(n, max(_TILE_CELLS, fewest)), n_threads)
     return H, sweeps, residual
 
 

@@ -26,9 +26,9 @@ def replace_bounds(
     G, R, H
         The problem and its loadings, shapes (k, k), (n, k), (n, k).
     """
-    cells = np.flatnonzero(~(residual <= tol))
-    if not len(cells):
+    if (residual <= tol).all():
         return
+    cells = np.flatnonzero(~(residual <= tol))
     products, loadings = R[cells].astype(np.float64), H[cells].astype(np.float64)
     # einsum and not BLAS, whose bits change with its threads.
     # Products that overflowed leave nothing to be computed but an infinite residual.

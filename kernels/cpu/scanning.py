@@ -40,3 +40,14 @@ def largest_size(values):  # type: ignore[no-untyped-def]
     for i in range(whole, len(values)):
         scratch[i - whole] = max(scratch[i - whole], abs(values[i]))
     return scratch.max()
+
+
+@njit(cache=True, nogil=True)
+def unevenness(G):  # type: ignore[no-untyped-def]
+    """Largest difference of a square matrix to its transpose, and its largest absolute value."""
+    uneven, size = 0.0, 0.0
+    for i in range(len(G)):
+        for j in range(i + 1):
+            size = max(size, abs(G[i, j]), abs(G[j, i]))
+            uneven = max(uneven, abs(G[i, j] - G[j, i]))
+    return uneven, size

@@ -122,7 +122,6 @@ def _solve(
     R, solved, residual = solve_tile(
         *tile.arrays, table, width, shape, *solver, *limits, H, places, sizes
     )
-    if not (residual <= tol).all():
-        unpadded = (a.reshape(-1, width)[:, :k] for a in (R, solved))
-        replace_bounds(residual, tol, metagenes.gram, *unpadded)
+    unpadded = (a.reshape(-1, width)[:, :k] for a in (R, solved))
+    replace_bounds(residual, tol, metagenes.gram, *unpadded)
     return (R, solved), int(np.count_nonzero(~(residual <= tol)))
