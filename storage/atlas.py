@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
-from tigon.storage.part import Part, read_of_parts
+from tigon.storage.part import Part, most_entries_of_parts, read_of_parts
 from tigon.storage.progress import Progress, silent
 from tigon.storage.sources.matrices.matrix import SparseRows, joined
 from tigon.storage.sources.source import Labels
@@ -200,8 +200,7 @@ class Atlas:
 
     def most_entries(self, n_cells: int) -> int:
         """Counts above zero in the fullest run of ``n_cells`` cells, or a few more."""
-        matrices = [part.source.matrix for part in self._parts]
-        return sum(m.most_entries(min(n_cells, m.shape[0])) for m in matrices)
+        return most_entries_of_parts(self._parts, n_cells)
 
     def minibatches(self, batch_size: int = 4096, **options: Any) -> MiniBatches:
         """Cells in random order, a mini-batch at a time, read ahead.

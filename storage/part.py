@@ -140,3 +140,16 @@ def _split(rows: SparseRows, runs: Runs) -> Iterator[SparseRows]:
         entries = slice(int(indptr[0]), int(indptr[-1]))
         yield SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
         first += stop - start
+
+
+def most_entries_of_parts(parts: Sequence[Part], n_cells: int) -> int:
+    """No run of ``n_cells`` cells, of one part or of several after each other, has more entries."""
+    sizes = np.array([part.source.n_cells for part in parts])
+    fullest = [
+        part.source.matrix.most_entries(min(n_cells, int(n)))
+        for part, n in zip(parts, sizes, strict=True)
+    ]
+    ends, sums = np.cumsum(sizes), np.concatenate([[0], np.cumsum(fullest)])
+    # The run that begins with the last cell of a part reaches the farthest of those from there.
+    after = np.searchsorted(ends - sizes, ends + n_cells - 2, side="right")
+    return int((sums[after] - sums[:-1]).max(initial=0))

@@ -77,6 +77,23 @@ def test_outer_join_of_any_genes(genes: list[list[str]], cut: int) -> None:
         assert half.to_scipy().has_canonical_format
 
 
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=6), n=st.integers(1, 40))
+def test_no_run_of_cells_has_more_entries_than_was_said(sizes: list[int], n: int) -> None:
+    sources = [make_adata(make_counts(size, 9, i), prefix=f"{i}") for i, size in enumerate(sizes)]
+    atlas = open_atlas(sources)
+    lengths = np.diff(atlas.read(0, atlas.n_cells).indptr)
+    fullest = max(lengths[i : i + n].sum() for i in range(len(lengths)))
+    # Those of two parts at most are counted though the run has none of their fullest.
+    assert fullest <= atlas.most_entries(n) <= 9 * min(sum(sizes), n + max(sizes))
+
+
+def test_many_sources_take_no_more_memory_than_one() -> None:
+    one = open_atlas([make_adata(make_counts(60, 9, 0))])
+    many = open_atlas([make_adata(make_counts(60, 9, i), prefix=f"{i}-") for i in range(20)])
+    assert many.most_entries(30) <= 2 * one.most_entries(30) + 60
+
+
 def test_cells_know_their_source(tmp_path: Path) -> None:
     paths = [
         write_h5ad(source(A, prefix=name), tmp_path / f"{name}.h5ad") for name in ("ctrl", "stim")
