@@ -8,6 +8,7 @@ that would change or refuse an entry is left to the careful way.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tigon.storage.sources.matrices.matrix import SparseRows
 
-_STRIP = 1 << 18
+_STRIP = 1 << 17
 """Entries. Shorter strips are quicker on one thread but keep others waiting: every step
 takes and gives back the interpreter's lock."""
 
@@ -44,23 +45,39 @@ def narrowed(
         return None
     columns = _Narrowing(rows.indices, indices, n_columns - 1)
     counts = _Narrowing(rows.values, values, int(np.iinfo(values).max))
-    for start in range(0, len(rows.indices), _STRIP):
-        strip = slice(start, start + _STRIP)
-        if not columns.take(strip) or not counts.take(strip) or not counts.narrow[strip].all():
+    n_falls = 0
+    for strip in _strips(len(rows.indices)):
+        if not columns.take(strip) or not counts.take(strip) or not counts.narrow[strip].min():
             return None
+        n_falls += _falls(columns.narrow, strip)
     narrow = SparseRows(rows.indptr, columns.narrow, counts.narrow)
-    return narrow if is_sorted(narrow) else None
+    return narrow if n_falls == _falls_between_rows(narrow) else None
 
 
 def is_sorted(rows: SparseRows) -> bool:
     """Whether the columns ascend strictly in every row."""
-    ascends = rows.indices[1:] > rows.indices[:-1]
-    if ascends.all():
-        return True
+    n_falls = sum(_falls(rows.indices, strip) for strip in _strips(len(rows.indices)))
+    return n_falls == _falls_between_rows(rows)
+
+
+def _strips(n_entries: int) -> Iterator[slice]:
+    for start in range(0, n_entries, _STRIP):
+        yield slice(start, min(start + _STRIP, n_entries))
+
+
+def _falls(columns: NDArray[Any], strip: slice) -> int:
+    """How many columns of a strip are not above the one before them."""
+    own = columns[max(strip.start, 1) : strip.stop]
+    before = columns[max(strip.start, 1) - 1 : strip.stop - 1]
+    return int(np.count_nonzero(own <= before))
+
+
+def _falls_between_rows(rows: SparseRows) -> int:
+    """How many rows begin with a column that is not above the one before: those are in order."""
     starts = rows.indptr[1:-1]
-    # A fall from one row to the next is in order; empty rows repeat a start.
-    ascends[starts[(starts > 0) & (starts < len(rows.indices))] - 1] = True
-    return bool(ascends.all())
+    # Empty rows repeat a start.
+    first = starts[(starts < len(rows.indices)) & (np.diff(starts, prepend=0) > 0)]
+    return int(np.count_nonzero(rows.indices[first] <= rows.indices[first - 1]))
 
 
 class _Narrowing:
@@ -80,7 +97,9 @@ class _Narrowing:
             # Seen as unsigned, negative numbers are larger than any of the others.
             largest = min(largest, int(np.iinfo(wide.dtype).max))
             wide = wide.view(wide.dtype.str.replace("i", "u"))
-        if wide.dtype.kind != "u" or wide.max() > largest:
+        if wide.dtype.kind != "u":
+            return False
+        if largest < np.iinfo(wide.dtype).max and wide.max() > largest:
             return False
         if self.narrow is not self._wide:
             np.copyto(narrow, wide, casting="unsafe")

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOSC_SIZE = struct.Struct("<4xI")  # of the header of Blosc: bytes of the values
-_IN_ZARR = {"blosc", "crc32c", "gzip", "zstd"}
+_CHECKSUM = struct.Struct("<I")
+_IN_ZARR = {"blosc", "gzip", "zstd"}
 _IN_NUMCODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"}
 _PCODEC = "numcodecs.pcodec"
 
@@ -78,6 +80,19 @@ class Chain:
         return bool(direct) and _BLOSC_SIZE.unpack_from(encoded)[0] == out.nbytes
 
 
+class _Crc32c:
+    """The checksum behind the bytes it is of; takes it off without copying them."""
+
+    codec_id = "crc32c"
+
+    def decode(self, encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        content = encoded[: -_CHECKSUM.size]
+        (stored,) = _CHECKSUM.unpack(bytes(encoded[-_CHECKSUM.size :]))
+        if google_crc32c.value(content) != stored:
+            raise BadChunk("its checksum does not hold")
+        return content
+
+
 def parse_chain(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any]) -> Chain | None:
     """The chain that an array's metadata names; None where a codec is not known here.
 
@@ -101,9 +116,10 @@ def parse_chain(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any]) -> Ch
 
 def _bytes_codec(codec: Mapping[str, Any]) -> Any:
     name, configuration = codec["name"], codec.get("configuration", {})
+    if name == "crc32c":
+        return _Crc32c()
     if name in _IN_ZARR:
-        # Zarr's names of settings matter to encoding alone.
-        return _codec(name, {"location": "end"} if name == "crc32c" else {})
+        return _codec(name, {})  # Zarr's names of settings matter to encoding alone
     short = name.removeprefix("numcodecs.")
     return _codec(short, configuration) if short != name and short in _IN_NUMCODECS else None
 
