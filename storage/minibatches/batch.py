@@ -77,7 +77,9 @@ class MiniBatch:
             raise TypeError("the mini-batch is on a CUDA device: use to_cupy() or to_torch()")
         self.check_exact()
         indices, values = self.indices.astype(np.int32), self.values.astype(np.float32)
-        return sparse.csr_array((values, indices, self.indptr), shape=self.shape)
+        # SciPy would make the indices as wide as indptr is.
+        indptr = self.indptr.astype(np.int32 if len(values) < 1 << 31 else np.int64)
+        return sparse.csr_array((values, indices, indptr), shape=self.shape)
 
     def to_cupy(self) -> Any:
         """The counts as a float32 CuPy CSR matrix on the current CUDA device.
