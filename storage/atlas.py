@@ -19,6 +19,7 @@ from tigon.storage.block import Block
 from tigon.storage.counts import index_dtype
 from tigon.storage.part import Part, most_entries_of_parts, read_of_parts
 from tigon.storage.progress import Progress, silent
+from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import SparseRows, joined
 from tigon.storage.sources.source import Labels
 
@@ -156,7 +157,9 @@ class Atlas:
             n_genes=self.n_genes,
         )
 
-    def read_runs(self, runs: ArrayLike | Sequence[tuple[int, int]]) -> SparseRows:
+    def read_runs(
+        self, runs: ArrayLike | Sequence[tuple[int, int]], empty: Empty = np.empty
+    ) -> SparseRows:
         """Cells of several runs, one run after another in the order given.
 
         Parameters
@@ -164,6 +167,8 @@ class Atlas:
         runs
             First cell of each run and the one after its last, shape (n_runs, 2);
             in any order, and cells may be in several runs.
+        empty
+            Makes the arrays that genes and counts are read into.
 
         Returns
         -------
@@ -187,7 +192,7 @@ class Atlas:
             start, stop = asked[int(wrong.argmax())]
             raise ValueError(f"cells {start} to {stop} asked for: there are {self.n_cells}")
         kept = [(start, stop) for start, stop in asked.tolist() if start < stop]
-        return read_of_parts(self._parts, kept) if kept else self._no_rows()
+        return read_of_parts(self._parts, kept, empty) if kept else self._no_rows()
 
     def estimate_block_bytes(self, n_cells: int) -> int:
         """Bytes that reading ``n_cells`` cells may take, for planning.

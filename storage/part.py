@@ -10,6 +10,7 @@ import numpy as np
 from tigon.storage import counts
 from tigon.storage.counts import BadEntry, CountType, clean_rows
 from tigon.storage.errors import InputError
+from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import Runs, SparseRows, joined
 from tigon.storage.sources.source import Source
 
@@ -47,9 +48,9 @@ class Part:
         first, last = self.clip(start, stop)
         return self._counts(self.source.matrix.read(first, last), [(first, last)])
 
-    def read_runs(self, runs: Runs) -> SparseRows:
+    def read_runs(self, runs: Runs, empty: Empty = np.empty) -> SparseRows:
         """Cells of runs that :meth:`clip` gave, none empty, as counts in the order given."""
-        return self._counts(self.source.matrix.read_runs(runs), runs)
+        return self._counts(self.source.matrix.read_runs(runs, empty), runs)
 
     def _counts(self, stored: SparseRows, runs: Runs) -> SparseRows:
         try:
@@ -117,16 +118,16 @@ class Part:
         return f"{hint}, or {allow}" if hint else allow
 
 
-def read_of_parts(parts: Sequence[Part], runs: Runs) -> SparseRows:
+def read_of_parts(parts: Sequence[Part], runs: Runs, empty: Empty = np.empty) -> SparseRows:
     """Cells of non-empty runs of the atlas, each part asked once, in the order given."""
     if len(parts) == 1:
-        return parts[0].read_runs(runs)
+        return parts[0].read_runs(runs, empty)
     pieces: list[tuple[int, SparseRows]] = []
     for part in parts:
         mine = [number for number, run in enumerate(runs) if part.overlaps(*run)]
         if mine:
             clipped = [part.clip(*runs[number]) for number in mine]
-            rows = part.read_runs(clipped)
+            rows = part.read_runs(clipped, empty)
             pieces.extend(zip(mine, _split(rows, clipped), strict=True))
     # Stable: of one run, the parts stay in their order.
     return joined([rows for _, rows in sorted(pieces, key=lambda piece: piece[0])])

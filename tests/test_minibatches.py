@@ -64,8 +64,25 @@ def test_every_cell_comes_once_with_its_counts(atlas: Atlas, adata: anndata.AnnD
     for batch in batches:
         assert (batch.indices.dtype, batch.values.dtype) == (np.uint16, np.uint16)
         X = batch.to_scipy()
-        assert X.dtype == np.float32
+        assert (X.dtype, X.indices.dtype) == (np.float32, np.int32)
         np.testing.assert_array_equal(X.toarray(), adata.X[batch.cells].toarray())
+
+
+def test_mini_batches_that_are_kept_keep_their_counts(atlas: Atlas, adata: anndata.AnnData) -> None:
+    kept, parts = [], []
+    for batch in atlas.minibatches(**SIZES).epoch(0):
+        if batch.step % 3 == 0:
+            kept.append(batch)
+        elif batch.step % 3 == 1:
+            parts.append((batch.values[5:], batch.indices[5:], batch.cells))
+        del batch  # the memory of the others is used again
+    for batch in kept:
+        expected = adata.X[batch.cells].toarray()
+        np.testing.assert_array_equal(batch.to_scipy().toarray(), expected)
+    for values, indices, cells in parts:
+        expected = adata.X[cells].sorted_indices()
+        np.testing.assert_array_equal(values, expected.data[5:])
+        np.testing.assert_array_equal(indices, expected.indices[5:])
 
 
 def test_epochs_differ_and_repeat_by_seed(atlas: Atlas) -> None:
@@ -154,9 +171,9 @@ def test_beginning_later_reads_no_cell_of_earlier_steps(
     made, read = atlas.minibatches(**SIZES), []
     plain = Atlas.read_runs
 
-    def noted(self: Atlas, runs: Any) -> Any:
+    def noted(self: Atlas, runs: Any, *options: Any) -> Any:
         read.extend(np.concatenate([np.arange(*run) for run in runs]).tolist())
-        return plain(self, runs)
+        return plain(self, runs, *options)
 
     monkeypatch.setattr(Atlas, "read_runs", noted)
     cells = np.concatenate([batch.cells for batch in made.epoch(0, 13)])
@@ -281,10 +298,10 @@ def test_errors_of_reading_reach_the_consumer(
     monkeypatch.setattr(stream, "PIECE_CELLS", 64)
     bad = made.plan.window(0, 1).cells[100]
 
-    def failing(self: Atlas, runs: Any) -> Any:
+    def failing(self: Atlas, runs: Any, *options: Any) -> Any:
         if any(start <= bad < stop for start, stop in runs):
             raise InputError(f"cell {bad} is damaged")
-        return plain(self, runs)
+        return plain(self, runs, *options)
 
     monkeypatch.setattr(Atlas, "read_runs", failing)
     batches: list[MiniBatch] = []

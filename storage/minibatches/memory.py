@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tigon.storage.counts import index_dtype
 from tigon.storage.errors import MemoryLimitError
+from tigon.storage.recycling import SLACK
 
 if TYPE_CHECKING:
     from tigon.storage.atlas import Atlas
@@ -73,10 +74,11 @@ def footprint(atlas: Atlas, batch_size: int, window_cells: int, piece_cells: int
     the fullest run of as many cells. Cells in no order take 40 bytes each.
     """
     window_cells, batch_size = min(window_cells, atlas.n_cells), min(batch_size, atlas.n_cells)
+    batch_entries, window_entries = atlas.most_entries(batch_size), atlas.most_entries(window_cells)
     entry = index_dtype(atlas.n_genes).itemsize + atlas.values_dtype.itemsize
     return Footprint(
-        batch=atlas.most_entries(batch_size) * entry + 40 * batch_size,
+        batch=(batch_entries + batch_entries // SLACK) * entry + 40 * batch_size,
         piece=atlas.estimate_block_bytes(min(piece_cells, window_cells)),
-        window=atlas.most_entries(window_cells) * entry + 40 * window_cells,
+        window=(window_entries + window_entries // SLACK) * entry + 40 * window_cells,
         n_pieces=-(-window_cells // piece_cells),
     )

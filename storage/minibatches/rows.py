@@ -1,19 +1,20 @@
 """Rows of counts taken from several pieces in any order, at the speed of copying.
 
-A row is two slices of bytes, so taking rows is joining slices: on the machines
-measured 0.65 ns an entry of 4 bytes where copying them in order takes 0.37, joining
-NumPy slices 1.0 and indexing entry by entry 5.2.
+A row is two slices, and slices of memoryviews are copied with the least to be done
+around it: on the machine measured 1.3 ns an entry of 4 bytes, memory that is new
+included. Joining the slices takes 1.7, as what it allocates comes in small pages, and
+indexing entry by entry 10.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 
@@ -47,25 +48,27 @@ class Rows:
             last=np.concatenate([piece.indptr[1:] for piece in pieces]),
         )
 
-    def take(self, rows: NDArray[np.int64]) -> SparseRows:
-        """Some rows, in the order asked for; copies."""
-        first, last, piece = self.first[rows], self.last[rows], self.piece[rows].tolist()
+    def take(self, rows: NDArray[np.int64], empty: Empty = np.empty) -> SparseRows:
+        """Some rows, in the order asked for; copies.
+
+        Parameters
+        ----------
+        rows
+            Their numbers.
+        empty
+            Makes the arrays of the copies.
+        """
+        piece, first, last = self.piece[rows], self.first[rows], self.last[rows]
         indptr = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(last - first, out=indptr[1:])
-        indices = _joined([piece.indices for piece in self.pieces], piece, first, last)
-        values = _joined([piece.values for piece in self.pieces], piece, first, last)
+        indices = empty(int(indptr[-1]), self.pieces[0].indices.dtype)
+        values = empty(int(indptr[-1]), self.pieces[0].values.dtype)
+        to_indices, to_values = indices.data, values.data
+        of_indices = [np.ascontiguousarray(each.indices).data for each in self.pieces]
+        of_values = [np.ascontiguousarray(each.values).data for each in self.pieces]
+        # Lists of numbers, not of slices: those Python would look through for cycles.
+        places = (piece, first, last, indptr[:-1], indptr[1:])
+        for k, a, b, start, stop in zip(*(place.tolist() for place in places), strict=True):
+            to_indices[start:stop] = of_indices[k][a:b]
+            to_values[start:stop] = of_values[k][a:b]
         return SparseRows(indptr=indptr, indices=indices, values=values)
-
-
-def _joined(
-    arrays: Sequence[NDArray[Any]],
-    piece: list[int],
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-) -> NDArray[Any]:
-    """Slices first to last of the arrays that ``piece`` names, one after another."""
-    dtype = arrays[0].dtype
-    views = [memoryview(np.ascontiguousarray(array).data).cast("B") for array in arrays]
-    starts, stops = (first * dtype.itemsize).tolist(), (last * dtype.itemsize).tolist()
-    slices = [views[k][a:b] for k, a, b in zip(piece, starts, stops, strict=True)]
-    return np.frombuffer(bytearray().join(slices), dtype)

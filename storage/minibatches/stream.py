@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tigon.storage.minibatches.batch import MiniBatch
 from tigon.storage.minibatches.memory import BATCHES_AHEAD, READERS
 from tigon.storage.minibatches.order import runs_of
 from tigon.storage.minibatches.rows import Rows
 from tigon.storage.ordered import ordered
+from tigon.storage.recycling import Empty, Recycled
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 if TYPE_CHECKING:
@@ -66,16 +69,19 @@ class Reader:
         Errors are raised in place of the mini-batches that they prevent. The threads
         end with the generator, however it ends.
         """
+        read = partial(self._piece, empty=Recycled().empty)
+        # Whoever takes mini-batches may keep many, and then let go of all.
+        empty = Recycled(n_kept=2).empty
         with (
             ThreadPoolExecutor(READERS, "tigon-minibatches-read") as readers,
             ThreadPoolExecutor(1, "tigon-minibatches-cut") as cutter,
-            closing(ordered(readers, self._piece, _pieces(windows), pieces_ahead + 1)) as pieces,
+            closing(ordered(readers, read, _pieces(windows), pieces_ahead + 1)) as pieces,
         ):
             gathered: list[SparseRows] = []
             for window, is_last, rows in pieces:
                 gathered.append(rows)
                 if is_last:
-                    cut = partial(self._batch, window, Rows.of(gathered))
+                    cut = partial(self._batch, window, Rows.of(gathered), empty=empty)
                     gathered = []
                     steps = range(window.n_steps)
                     with closing(ordered(cutter, cut, steps, BATCHES_AHEAD + 1)) as found:
@@ -84,14 +90,16 @@ class Reader:
                     del cut, found
                 del rows
 
-    def _piece(self, piece: tuple[Window, int, bool]) -> tuple[Window, bool, SparseRows]:
+    def _piece(
+        self, piece: tuple[Window, int, bool], empty: Empty = np.empty
+    ) -> tuple[Window, bool, SparseRows]:
         window, start, is_last = piece
-        rows = self.atlas.read_runs(runs_of(window.cells[start : start + PIECE_CELLS]))
+        rows = self.atlas.read_runs(runs_of(window.cells[start : start + PIECE_CELLS]), empty)
         return window, is_last, rows if self.genes is None else self.genes.of(rows)
 
-    def _batch(self, window: Window, rows: Rows, number: int) -> MiniBatch:
+    def _batch(self, window: Window, rows: Rows, number: int, empty: Empty = np.empty) -> MiniBatch:
         places = window.rows(number)
-        taken = rows.take(places)
+        taken = rows.take(places, empty)
         return MiniBatch(
             step=window.first_step + number,
             cells=window.cells[places],

@@ -22,6 +22,7 @@ from tigon.storage.reading.fetching import (
 from tigon.storage.reading.layout import ArrayLayout
 from tigon.storage.reading.objects import Body, Objects, changed
 from tigon.storage.reading.planning import Pieces, Plan, Request, StoredChunk
+from tigon.storage.recycling import Empty
 
 BUDGET_BYTES = 64 << 20
 """Encoded bytes that one reading may have under way or fetched and not decoded."""
@@ -34,6 +35,7 @@ def execute(
     helpers: Executor | None,
     n_helpers: int,
     expected: Expected | None = None,
+    empty: Empty = np.empty,
 ) -> list[NDArray[Any]]:
     """The values of a plan's ranges.
 
@@ -47,9 +49,10 @@ def execute(
         The store.
     helpers, n_helpers
         Threads that decode beside the one that calls, and how many to ask.
-
     expected
         Requests that were made already, of objects that take time to answer.
+    empty
+        Makes the arrays that are returned.
 
     Returns
     -------
@@ -64,8 +67,8 @@ def execute(
     InputError
         An object cannot be fetched, or is another than before; the message names it.
     """
-    outputs = [np.empty(plan.n_values, layout.dtype) for layout in layouts]
-    parts = [_Part(*each) for each in zip(layouts, plan.pieces, outputs, strict=True)]
+    outputs = [empty(plan.n_values, layout.dtype) for layout in layouts]
+    parts = [_Part.of(*each) for each in zip(layouts, plan.pieces, outputs, strict=True)]
     for array, number in plan.unstored:
         parts[array].fill(number)
     bodies = _bodies(plan, layouts, objects, expected)
@@ -130,28 +133,25 @@ class _Part:
     """An array's share of a plan, and where its values go."""
 
     layout: ArrayLayout
-    pieces: Pieces
     output: NDArray[Any]
+    of_chunk: dict[int, list[tuple[int, int, int]]]
+    """First value, number of values and place of each piece of a chunk."""
 
-    def of_chunk(self, number: int) -> list[tuple[int, int, int]]:
-        """First value, number of values and place of each piece of a chunk."""
-        first, last = np.searchsorted(self.pieces.chunks, (number, number + 1))
-        span = slice(int(first), int(last))
-        return list(
-            zip(
-                self.pieces.starts[span].tolist(),
-                self.pieces.lengths[span].tolist(),
-                self.pieces.places[span].tolist(),
-                strict=True,
-            )
-        )
+    @classmethod
+    def of(cls, layout: ArrayLayout, pieces: Pieces, output: NDArray[Any]) -> _Part:
+        columns = (pieces.starts, pieces.lengths, pieces.places)
+        each = list(zip(*(column.tolist() for column in columns), strict=True))
+        numbers, first = np.unique(pieces.chunks, return_index=True)
+        edges = [*first.tolist(), len(each)]
+        spans = zip(numbers.tolist(), edges[:-1], edges[1:], strict=True)
+        return cls(layout, output, {number: each[a:b] for number, a, b in spans})
 
     def fill(self, number: int) -> None:
-        for _, length, place in self.of_chunk(number):
+        for _, length, place in self.of_chunk[number]:
             self.output[place : place + length] = self.layout.fill
 
     def decode(self, number: int, encoded: NDArray[np.uint8]) -> None:
-        pieces = self.of_chunk(number)
+        pieces = self.of_chunk[number]
         chunk = self.layout.chunk
         if len(pieces) == 1 and pieces[0][1] == chunk:
             place = pieces[0][2]

@@ -20,6 +20,7 @@ from tigon.storage.reading.layout import ArrayLayout, parse_layout
 from tigon.storage.reading.objects import Objects
 from tigon.storage.reading.planning import Plan, cut, make_plan, needed_shards
 from tigon.storage.reading.sharing import DECODERS, available_cpus
+from tigon.storage.recycling import Empty
 
 if TYPE_CHECKING:
     import zarr
@@ -85,12 +86,14 @@ class ChunkStore:
             int((ranges[:, 1] - ranges[:, 0]).sum()),
         )
 
-    def execute(self, plan: Plan, arrays: Sequence[ChunkedArray]) -> list[NDArray[Any]]:
+    def execute(
+        self, plan: Plan, arrays: Sequence[ChunkedArray], empty: Empty = np.empty
+    ) -> list[NDArray[Any]]:
         """The values of a plan made for these arrays, here or by another process."""
         layouts = [array.layout for array in arrays]
         with self._while_open():
             return execute(
-                plan, layouts, self.objects, self._helpers, self._n_helpers, self._expected
+                plan, layouts, self.objects, self._helpers, self._n_helpers, self._expected, empty
             )
 
     def expect(
@@ -196,7 +199,9 @@ def open_array(store: ChunkStore, array: zarr.Array[Any]) -> ChunkedArray | None
     return None if layout is None else ChunkedArray(store, layout)
 
 
-def read_ranges(arrays: Sequence[Any], ranges: NDArray[np.int64]) -> list[NDArray[Any]]:
+def read_ranges(
+    arrays: Sequence[Any], ranges: NDArray[np.int64], empty: Empty = np.empty
+) -> list[NDArray[Any]]:
     """Ranges of several arrays of the same length, one range after another.
 
     Parameters
@@ -206,6 +211,8 @@ def read_ranges(arrays: Sequence[Any], ranges: NDArray[np.int64]) -> list[NDArra
     ranges
         First value of each range and the one after its last, int64, shape
         (n_ranges, 2), in any order.
+    empty
+        Makes the arrays that are returned, where a plan reads them.
 
     Returns
     -------
@@ -215,7 +222,7 @@ def read_ranges(arrays: Sequence[Any], ranges: NDArray[np.int64]) -> list[NDArra
     """
     store = _common_store(arrays)
     if store is not None:
-        return store.execute(store.plan(arrays, ranges), arrays)
+        return store.execute(store.plan(arrays, ranges), arrays, empty)
     return [_slices(array, ranges) for array in arrays]
 
 

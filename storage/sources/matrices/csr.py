@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tigon.storage.reading.ahead import Order
 from tigon.storage.reading.store import expect_ranges, read_ranges
+from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import (
     Array,
     Lock,
@@ -69,12 +70,12 @@ class CsrMatrix:
         self._expect_what_follows(start, stop)
         return self.read_runs([(start, stop)])
 
-    def read_runs(self, runs: Runs) -> SparseRows:
+    def read_runs(self, runs: Runs, empty: Empty = np.empty) -> SparseRows:
         first, last = min(start for start, _ in runs), max(stop for _, stop in runs)
         with reading(self.where, first, last), self.lock:
             starts = [self._starts.of(start, stop) for start, stop in runs]
             ranges = np.array([(of_run[0], of_run[-1]) for of_run in starts], np.int64)
-            indices, values = read_ranges((self.indices, self.values), ranges)
+            indices, values = read_ranges((self.indices, self.values), ranges, empty)
         n_entries = int((ranges[:, 1] - ranges[:, 0]).sum())
         self._check_length("indices", len(indices), n_entries)
         self._check_length("data", len(values), n_entries)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import (
     Array,
     Lock,
@@ -68,7 +69,7 @@ class DenseMatrix:
             indptr=indptr, indices=np.concatenate(indices), values=np.concatenate(values)
         )
 
-    def read_runs(self, runs: Runs) -> SparseRows:
+    def read_runs(self, runs: Runs, empty: Empty = np.empty) -> SparseRows:
         return joined([self.read(start, stop) for start, stop in runs])
 
     def _read_strip(

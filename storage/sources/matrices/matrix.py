@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError, TigonError
+from tigon.storage.recycling import Empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,12 @@ class Matrix(Protocol):
         """Rows ``start`` to ``stop``."""
         ...
 
-    def read_runs(self, runs: Runs) -> SparseRows:
-        """Rows of several runs, at least one, none of them empty, in the order given."""
+    def read_runs(self, runs: Runs, empty: Empty = np.empty) -> SparseRows:
+        """Rows of several runs, at least one, none of them empty, in the order given.
+
+        ``empty`` makes the arrays that entries are read into, where these are not made by
+        the library that reads.
+        """
         ...
 
     def most_entries(self, n_rows: int) -> int:
