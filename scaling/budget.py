@@ -14,7 +14,7 @@ from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
 from tigon.scaling.packing import most_datasets, sorting_bytes
-from tigon.scaling.statistics import BLOCK_CELLS
+from tigon.scaling.statistics import BLOCK_CELLS, moments_bytes, together_bytes
 from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
 
@@ -57,7 +57,7 @@ PLACED_BYTES = 56
 ALIGNED_BYTES = 24
 """Of a cell while cells are sampled from datasets and clusters."""
 
-WRITTEN_BYTES = 40
+WRITTEN_BYTES = 20
 """Of a cell while the run is written: its own columns of the table, once more as stored."""
 
 _TYPICAL_CELLS = 1 << 14
@@ -265,7 +265,11 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     packed = _packed_bytes(atlas, n_genes, k)
     codes = 12 * atlas.n_cells + n_datasets * atlas.n_genes
-    moments = 20 * most_datasets(n_datasets, BLOCK_CELLS) * atlas.n_genes
+    # Some tasks travel together, and their results are there once more as they are sent.
+    moments = 2 * together_bytes(
+        moments_bytes(most_datasets(n_datasets, BLOCK_CELLS), atlas.n_genes)
+    )
+    selected = 2 * together_bytes(packed * BLOCK_CELLS)
     problem = 9 * n_datasets * n_genes
     size = min(config.inmf.minibatch_size, atlas.n_cells)
     touched = most_datasets(n_datasets, size * config.inmf.minibatches_per_task)
@@ -273,8 +277,8 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     solved = 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
     metagenes = 32 * k * n_genes
     return max(
-        codes + block + 2 * moments,
-        codes + 2 * block,
+        codes + block + moments,
+        codes + block + selected,
         # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
         problem + 2 * packed * size + touched * (metagenes + 20 * k * n_genes) + metagenes,
         n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.memory import give_back
 from tigon.scaling.selecting import GeneSelection, select
-from tigon.scaling.statistics import BLOCK_CELLS, Statistics
+from tigon.scaling.statistics import BLOCK_CELLS, Statistics, blocks_together
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
@@ -197,7 +197,9 @@ def write_pack(
 
     try:
         done = 0
-        for block in engine.ordered_map(rows_of, range(0, atlas.n_cells, BLOCK_CELLS)):
+        of_a_block = pack_bytes(statistics, genes) * BLOCK_CELLS // max(1, n_cells)
+        starts = range(0, n_cells, BLOCK_CELLS)
+        for block in engine.ordered_map(rows_of, starts, together=blocks_together(of_a_block)):
             writer.add(places[block.positions], block)
             done = min(done + BLOCK_CELLS, atlas.n_cells)
             progress("packing cells", done, atlas.n_cells)

@@ -28,6 +28,24 @@ if TYPE_CHECKING:
 BLOCK_CELLS = 2048
 """Cells per task; fixed, so that sums do not depend on storage or threads."""
 
+TOGETHER, TOGETHER_BYTES = 8, 32 * 2**20
+"""Most tasks that travel together on a cluster, and most bytes of their results."""
+
+
+def blocks_together(result_bytes: int) -> int:
+    """Blocks whose results, of so many bytes each, come back together."""
+    return max(1, min(TOGETHER, TOGETHER_BYTES // max(1, result_bytes)))
+
+
+def together_bytes(result_bytes: int) -> int:
+    """Of the results that come back together, each of so many bytes at most."""
+    return max(result_bytes, min(TOGETHER * result_bytes, TOGETHER_BYTES))
+
+
+def moments_bytes(n_datasets: int, n_genes: int) -> int:
+    """Of the sums of a block over the genes, for so many datasets in it."""
+    return 20 * n_datasets * n_genes
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -173,7 +191,10 @@ def first_pass(
 
     total = _empty(atlas.n_cells, len(datasets.names), atlas.n_genes)
     largest, integer = 0.0, True
-    for sums in engine.ordered_map(sums_of, range(0, atlas.n_cells, BLOCK_CELLS)):
+    # Of the worst case: cells of many datasets in every block.
+    together = blocks_together(moments_bytes(min(len(datasets.names), BLOCK_CELLS), n_genes))
+    starts = range(0, n_cells, BLOCK_CELLS)
+    for sums in engine.ordered_map(sums_of, starts, together=together):
         _fold(total, sums)
         largest, integer = max(largest, sums.largest), integer and sums.integer
         progress("reading cells", sums.start + len(sums.kept), atlas.n_cells)

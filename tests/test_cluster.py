@@ -77,6 +77,26 @@ def test_results_come_in_order(engine: ClusterEngine, client: Any, window: int |
     assert settled(client) == {"tasks": 0, "futures": 0}
 
 
+@pytest.mark.parametrize("n", [0, 3, 40])
+def test_tasks_travel_together_and_results_are_single(
+    engine: ClusterEngine, client: Any, tmp_path: Path, n: int
+) -> None:
+    drawn: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for i in range(n):
+            drawn.append(i)
+            yield -i
+
+    found = engine.ordered_map(abs, tasks(), 2, together=4)
+    first = next(found, None)
+    assert first == (0 if n else None)
+    assert len(drawn) == min(n, 2 * 4)
+    assert [first, *found][: n or 1] == (list(range(n)) or [None])
+    assert settled(client) == {"tasks": 0, "futures": 0}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_more_than_the_window_is_drawn(engine: ClusterEngine) -> None:
     drawn, taken, ahead = 0, 0, []
 

@@ -47,7 +47,11 @@ class ThreadEngine:
         return self
 
     def ordered_map(
-        self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int | None = None
+        self,
+        fn: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        window: int | None = None,
+        together: int = 1,
     ) -> Iterator[Result]:
         """Yield ``fn(task)`` in task order, keeping at most ``window`` in flight.
 
@@ -59,6 +63,8 @@ class ThreadEngine:
             Taken one by one as the window allows.
         window
             At most this many tasks in flight; the engine's own by default.
+        together
+            Of no matter here: how many tasks may travel together where they do travel.
         """
         return _ordered(self._pool, fn, tasks, window or self.window)
 

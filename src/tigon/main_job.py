@@ -128,7 +128,6 @@ def integrate(
     there already. Results are the same for any ``n_threads``.
     """
     cache, cluster = options.pop("cache", None), _cluster(options)
-    use_one_heap()
     config, scratch = _configure(source, options)
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
@@ -240,6 +239,7 @@ def _told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
 
 
 def _opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:
+    use_one_heap()  # before readers have threads, each of which would take one
     how = {name: getattr(opening, name) for name in _OPEN}
     return borrowed_atlas(source, scratch=scratch, **how)
 
