@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tigon.scaling.engine import ClusterEngine, ClusterError
@@ -142,6 +144,23 @@ def recomputed(work: Work, victims: list[int], n: int = 40) -> list[int]:
     return lost
 
 
+@contextmanager
+def nannies_warnings() -> Iterator[list[str]]:
+    """What nannies say of the memory of their workers; they live in this process."""
+    told: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    logger, handler = logging.getLogger("distributed.nanny.memory"), Listening()
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_a_worker_is_killed(client: Any, folder: Path) -> None:
     work, victims = Work(folder / "marks"), list[int]()
     with meanwhile(lambda: killed(work, lambda pids: set(sorted(pids)[:1]), victims)):
@@ -163,7 +182,16 @@ def test_all_workers_are_killed_and_come_back(client: Any, folder: Path) -> None
 def test_a_worker_over_its_memory_limit(client: Any, folder: Path) -> None:
     client.wait_for_workers(2)
     work = TooLarge(folder / "marks")
-    finds(work, client, folder, 12)
+    with nannies_warnings() as told:
+        finds(work, client, folder, 12)
+    victim = next(
+        int(path.name.split("-")[1])
+        for path in work.marks.glob("5-*")
+        if not path.name.endswith("done")
+    )
+    assert any(f"(pid={victim}) exceeded" in line for line in told)
+    assert not psutil.pid_exists(victim)
+    assert 5 in recomputed(work, [victim], 12)
     assert work.times(5) == 2
 
 

@@ -247,6 +247,14 @@ def quick() -> None:
     zarr_store.POLICY = RequestPolicy(n_retries=4, backoff_s=0.05, stall_s=1.0, retry_s=2.0)
 
 
+def patient() -> None:
+    """Ask again for longer than the store is gone."""
+    from tigon.storage.reading.policy import RequestPolicy
+    from tigon.storage.sources import zarr_store
+
+    zarr_store.POLICY = RequestPolicy(n_retries=100, longest_backoff_s=1.0, retry_s=110.0)
+
+
 def at_first(stage: str, act: Callable[[], None]) -> Callable[..., None]:
     """Do something when a job first tells of a stage."""
     done: list[str] = []
@@ -267,6 +275,34 @@ def test_the_store_is_gone_for_some_seconds(
         Timer(1.0, lambda: setattr(server, "fault", None)).start()
         run = tigon.integrate(f"{server.url}/atlas.zarr", out=out, client=client, **OPTIONS)
         assert server.log
+    assert_same(run, whole)
+
+
+def test_the_store_is_gone_for_half_a_minute(
+    atlas: Path, whole: Run, client: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While workers hold tasks that read it; nobody has to go on with anything."""
+    from tigon.storage.sources import zarr_store
+
+    monkeypatch.setattr(zarr_store, "POLICY", zarr_store.POLICY)
+    patient()
+    client.run(patient)
+    refused_from: list[int] = []
+    with serve(atlas.parent) as server:
+
+        def back() -> None:
+            refused_from.append(len(server.log))
+            server.fault = None
+
+        def gone() -> None:
+            server.fault = Fault("503", path="/c/")
+            refused_from.append(len(server.log))
+            Timer(30.0, back).start()
+
+        url, told = f"{server.url}/atlas.zarr", at_first("reading cells", gone)
+        run = tigon.integrate(url, out=out, client=client, progress=told, **OPTIONS)
+    began, ended = refused_from  # both have been: the job did not end before the store was back
+    assert ended - began > 10
     assert_same(run, whole)
 
 
