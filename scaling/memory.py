@@ -17,8 +17,11 @@ import psutil
 INTERVAL_S = 0.05
 
 
-_ARENA_MAX = -8
-"""``M_ARENA_MAX`` of GNU's ``mallopt``."""
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
+"""Options of GNU's ``mallopt``."""
+
+_KEPT_BYTES = 64 * 2**20
+"""What is kept at the end of a heap; and twice the largest piece that comes from a heap."""
 
 
 def use_one_heap() -> None:
@@ -28,9 +31,23 @@ def use_one_heap() -> None:
     :func:`give_back` cannot reach. For the programs of this package, which take few and
     large pieces. Does nothing where the C library is not GNU's.
     """
+    _set_options({_ARENA_MAX: 1})
+
+
+def reuse_freed() -> None:
+    """Let blocks and mini-batches take memory that earlier ones gave back, as by default.
+
+    Dask starts workers in such a way that all that is freed goes back to the system at once:
+    the pages of every array are then asked for anew, which takes longer than the work on them.
+    """
+    _set_options({_MMAP_THRESHOLD: _KEPT_BYTES // 2, _TRIM_THRESHOLD: _KEPT_BYTES})
+
+
+def _set_options(options: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_ARENA_MAX, 1)
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def give_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +76,22 @@ def test_results_come_in_order(engine: ClusterEngine, client: Any, window: int |
     found = list(engine.ordered_map(Scaled(by), (np.full(5, i) for i in range(40)), window))
     np.testing.assert_array_equal(found, [np.full(5, i) * by for i in range(40)])
     assert settled(client) == {"tasks": 0, "futures": 0}
+
+
+def faults_of(n_arrays: int) -> int:
+    """Pages that the system was asked for while so many arrays of 8 MiB came and went."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(n_arrays):
+        np.ones(2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is not GNU's")
+def test_workers_use_freed_memory_again(engine: ClusterEngine) -> None:
+    (faults,) = engine.ordered_map(faults_of, [50])
+    assert faults < 50 * 2**23 // mmap.PAGESIZE // 10
 
 
 @pytest.mark.parametrize("n", [0, 3, 40])

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
 from tigon.scaling.engine.threads import ThreadEngine
+from tigon.scaling.memory import reuse_freed
 from tigon.storage.errors import InputError, TigonError
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ class _Flight:
 @lru_cache(maxsize=8)
 def _loaded(path: str) -> Callable[[Any], Any]:
     """The function of a map; a worker process reads it once."""
+    reuse_freed()
     fn: Callable[[Any], Any] = pickle.loads(Path(path).read_bytes())
     return fn
 
