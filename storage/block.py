@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tigon.storage.exact import refuse_rounding
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -42,7 +44,17 @@ class Block:
         return len(self.indptr) - 1
 
     def to_scipy(self) -> sparse.csr_array:
-        """The block as a float32 SciPy CSR array (cells x genes); copies."""
+        """The block as a float32 SciPy CSR array (cells x genes); copies.
+
+        Raises
+        ------
+        InputError
+            A count is above 16,777,216, and float32 would round it.
+        """
+        way_out = (
+            "use the arrays indptr, indices and values of the block, or to_anndata(dtype=None)"
+        )
+        refuse_rounding(self.values, way_out)
         indices = self.indices.astype(np.int32)
         values = self.values.astype(np.float32)
         return sparse.csr_array((values, indices, self.indptr), shape=(self.n_cells, self.n_genes))

@@ -337,6 +337,33 @@ def test_counts_that_float32_would_round_are_refused() -> None:
             batch.to_scipy()
 
 
+def test_blocks_of_counts_that_float32_would_round_are_refused() -> None:
+    counts = make_counts().astype(np.uint32)
+    counts[3, 3] = 2**24
+    with open_atlas(make_adata(counts)) as large:
+        assert large.read(0, 10).to_scipy().max() == 2**24
+    counts[3, 3] = 2**24 + 1
+    with open_atlas(make_adata(counts)) as larger:
+        block = larger.read(0, 10)
+        assert block.values.max() == 2**24 + 1
+        with pytest.raises(InputError, match=r"a count is 16,777,217: float32 is exact up to"):
+            block.to_scipy()
+        assert larger.read(5, 10).to_scipy().shape == (5, larger.n_genes)
+
+
+def test_mini_batches_say_what_they_are(atlas: Atlas) -> None:
+    made = atlas.minibatches(seed=7, **SIZES)
+    assert repr(made) == (
+        "MiniBatches of 1,003 cells x 40 genes: 32 an epoch, of 32 cells, shuffled with seed 7; "
+        "next is epoch 0, step 0"
+    )
+    next(iter(made))
+    assert repr(made).endswith("next is epoch 0, step 1")
+    plain = atlas.minibatches(shuffle=False, genes=[3], **SIZES)
+    assert "x 1 genes" in repr(plain)
+    assert "in the atlas's order" in repr(plain)
+
+
 def test_mini_batches_are_made_by_the_atlas(atlas: Atlas) -> None:
     assert isinstance(atlas.minibatches(), MiniBatches)
 

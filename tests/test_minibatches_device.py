@@ -69,3 +69,11 @@ def test_without_cupy_a_device_is_refused() -> None:
         pytest.raises(InputError, match="needs CuPy, which is not installed"),
     ):
         atlas.minibatches(device="cuda")
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is installed")
+def test_without_cupy_its_extra_is_named() -> None:
+    with open_atlas(make_adata()) as atlas:
+        batch = next(iter(atlas.minibatches()))
+        with pytest.raises(InputError, match=r"to_cupy\(\) needs CuPy.*install tigon\[gpu\]"):
+            batch.to_cupy()

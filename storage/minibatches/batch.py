@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from tigon.storage.errors import InputError
-
-_EXACT = 1 << 24
+from tigon.storage.exact import refuse_rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +114,5 @@ class MiniBatch:
         InputError
             A count is above 16,777,216.
         """
-        wide = self.values.dtype.kind == "u" and self.values.dtype.itemsize > 2
-        if wide and len(self.values) and (most := int(self.values.max())) > _EXACT:
-            raise InputError(
-                f"a count is {most:,}: float32 is exact up to {_EXACT:,}; use the arrays indptr, "
-                "indices and values of the mini-batch as they are"
-            )
+        way_out = "use the arrays indptr, indices and values of the mini-batch as they are"
+        refuse_rounding(self.values, way_out)

@@ -25,12 +25,15 @@ def cuda_number(device: str) -> int | None:
         return None
     if name != "cuda" or not (number or "0").isdecimal():
         raise InputError(f"device={device!r} is not known: it is 'cpu', 'cuda' or 'cuda:1'")
+    _check_cupy(f"device={device!r}", "device='cpu'")
+    return int(number or 0)
+
+
+def _check_cupy(what: str, instead: str) -> None:
     if find_spec("cupy") is None:
         raise InputError(
-            f"device={device!r} needs CuPy, which is not installed: install tigon[gpu], or use "
-            "device='cpu'"
+            f"{what} needs CuPy, which is not installed: install tigon[gpu], or use {instead}"
         )
-    return int(number or 0)
 
 
 def upload(batch: MiniBatch, number: int) -> MiniBatch:
@@ -47,7 +50,14 @@ def upload(batch: MiniBatch, number: int) -> MiniBatch:
 
 
 def to_cupy(batch: MiniBatch) -> Any:
-    """The counts as a float32 CuPy CSR matrix."""
+    """The counts as a float32 CuPy CSR matrix.
+
+    Raises
+    ------
+    InputError
+        CuPy is not installed.
+    """
+    _check_cupy("to_cupy()", "to_scipy()")
     import cupy
     from cupyx.scipy import sparse
 

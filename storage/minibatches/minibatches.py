@@ -184,6 +184,15 @@ class MiniBatches:
             yield batch
         self._epoch, self._step = self._epoch + 1, 0
 
+    def __repr__(self) -> str:
+        plan = self.plan
+        order = f"shuffled with seed {plan.seed}" if plan.shuffle else "in the atlas's order"
+        return (
+            f"MiniBatches of {plan.n_cells:,} cells x {self.n_genes:,} genes: {len(self):,} an "
+            f"epoch, of {plan.batch_size:,} cells, {order}; next is epoch {self._epoch}, step "
+            f"{self._step}"
+        )
+
     def portable(self) -> PortableMiniBatches:
         """The mini-batches as an object that reads in any process it is sent to.
 
