@@ -191,9 +191,9 @@ def first_pass(
 
     total = _empty(atlas.n_cells, len(datasets.names), atlas.n_genes)
     largest, integer = 0.0, True
-    # Of the worst case: cells of many datasets in every block.
-    together = blocks_together(moments_bytes(min(len(datasets.names), BLOCK_CELLS), n_genes))
     starts = range(0, n_cells, BLOCK_CELLS)
+    most = max(len(np.unique(datasets.codes[start : start + BLOCK_CELLS])) for start in starts)
+    together = blocks_together(moments_bytes(most, n_genes))
     for sums in engine.ordered_map(sums_of, starts, together=together):
         _fold(total, sums)
         largest, integer = max(largest, sums.largest), integer and sums.integer
