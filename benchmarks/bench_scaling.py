@@ -3,6 +3,7 @@
     python benchmarks/bench_scaling.py --cells 50000 --folder /data/simulated
     python benchmarks/bench_scaling.py --cells 1000000 --donors 300 --folder /data/simulated
     python benchmarks/bench_scaling.py --cells 200000 --folder /data/simulated --workers 2
+    python benchmarks/bench_scaling.py --folder /data/simulated --n-threads 1 --cluster-schedule
 
 Counts are simulated (simulate.py: 20,000 genes, about 1,500 non-zeros a cell, donors of their
 own depth and programmes, cell types of unequal shares, one of them in one donor only), written
@@ -83,6 +84,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--n-epochs", type=int, default=5)
     parser.add_argument("--n-threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
+    parser.add_argument(
+        "--cluster-schedule", action="store_true", help="that of clusters, also on threads"
+    )
     parser.add_argument("--memory-limit", default="1GiB")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -121,7 +125,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         inmf=INMFConfig(
             n_components=chosen.n_components,
             n_epochs=chosen.n_epochs,
-            **schedule_options(on_cluster=cluster.is_used),
+            **schedule_options(on_cluster=cluster.is_used or chosen.cluster_schedule),
         ),
         embed=EmbedConfig(umap=False),
         n_threads=chosen.n_threads,
