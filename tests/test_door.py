@@ -25,6 +25,7 @@ from typer import Exit
 
 from tigon.command.showing.failing import explained
 from tigon.command.showing.session import session
+from tigon.storage import open_atlas
 from tigon.storage.errors import InputError
 from tigon.storage.runs.write import write_run
 
@@ -92,7 +93,11 @@ def test_ingest_and_info_tell_the_same(counts: Path, tmp_path: Path) -> None:
     assert written == json.loads(works("info", out, "--json").stdout)
     adata = anndata.read_h5ad(counts)
     assert written["kind"] == "atlas"
-    assert works("info", out).stdout.startswith("atlas ")
+    told = works("info", out).stdout
+    assert told.startswith("atlas ")
+    with open_atlas(out) as atlas:
+        assert written["digest"] == atlas.digest
+    assert f" {written['digest']}\n" in told
     assert (written["n_cells"], written["n_genes"]) == adata.shape
     assert written["n_nonzeros"] == np.count_nonzero(adata.X.toarray())
     assert written["n_bytes"] == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -79,7 +79,10 @@ def test_it_tells_where_the_stores_are_and_stops_cleanly(folder: Path) -> None:
             f"  tigon integrate {url}/my%20atlas.zarr --out run.zarr",
         ]
         assert url.startswith("http://127.0.0.1:")
-        assert "6,000" in works("info", f"{url}/my%20atlas.zarr").stdout
+        told = works("info", f"{url}/my%20atlas.zarr").stdout
+        assert "6,000" in told
+        assert "on disk" not in told
+        assert "digest" in told
         process.send_signal(signal.SIGINT)
         rest, said = process.communicate()
         assert (process.returncode, rest, said) == (0, "stopped\n", "")

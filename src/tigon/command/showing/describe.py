@@ -40,6 +40,7 @@ def describe_atlas(atlas: Atlas, path: str) -> Facts:
         "n_genes": atlas.n_genes,
         "n_nonzeros": atlas.n_nonzeros,
         "n_bytes": size_on_disk(path),
+        "digest": None if atlas.n_nonzeros is None else atlas.digest,
         "datasets": _count_codes(atlas.source_names, atlas.source_codes),
         "obs": {str(name): _describe_column(obs[name]) for name in obs.columns},
     }
@@ -81,7 +82,9 @@ def tell_atlas(facts: Facts) -> str:
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("non-zeros", _or_unknown(facts["n_nonzeros"], "{:,}")),
-            ("on disk", tell_bytes(facts["n_bytes"])),
+            # Behind a URL nobody says how large it is.
+            *([] if facts["n_bytes"] is None else [("on disk", tell_bytes(facts["n_bytes"]))]),
+            *([] if facts["digest"] is None else [("digest", facts["digest"])]),
             ("datasets", _tell_counts(facts["datasets"])),
             *_tell_columns(facts["obs"]),
         ]
