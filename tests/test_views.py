@@ -208,7 +208,7 @@ def test_what_turns_out_not_to_fit_is_refused(path: Path) -> None:
 def test_memory_is_what_was_foreseen(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "_PIECE_BYTES", 8 << 20)
+    monkeypatch.setattr(gathering, "_PIECE_BYTES", 4 << 20)
     counts = sparse.random(12_000, 500, 0.15, "csr", rng=np.random.default_rng(0))
     counts.data = np.ceil(counts.data * 5)
     with write_atlas(open_atlas(make_adata(counts)), tmp_path / "a.zarr") as atlas:

@@ -40,7 +40,7 @@ class RequestPolicy:
     stall_s: float = 15.0
     request_s: float = 60.0
     retry_s: float = 120.0
-    n_retries: int = 8
+    n_retries: int = 16
     backoff_s: float = 0.1
     longest_backoff_s: float = 10.0
     gap_bytes: int = 256 << 10
