@@ -53,8 +53,8 @@ class Size:
 
 DATASETS = {1: "one dataset", 2: "two datasets"}
 
-SETTLING_S = 0.01
-"""How long each run repeats itself before it is timed."""
+SETTLING_S = 0.1
+"""How long each run repeats itself before it is timed: threads of OpenBLAS spin for up to 30 ms."""
 
 TINY = Size(300, 200, (5,), (0.1,), 2, 2, 1200, 50)
 
