@@ -81,7 +81,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--donors", type=int, default=8)
     parser.add_argument("--folder", type=Path, required=True, help="where atlases are kept")
     parser.add_argument("--n-components", type=int, default=20)
-    parser.add_argument("--n-epochs", type=int, default=5)
+    parser.add_argument("--n-epochs", type=number_or_auto, default=5, help="a number, or auto")
     parser.add_argument("--n-threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
     parser.add_argument(
@@ -91,6 +91,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def number_or_auto(text: str) -> int | str:
+    """As the options of the factorisation take it."""
+    return text if text == "auto" else int(text)
 
 
 def make_atlas(chosen: argparse.Namespace, place: Path) -> None:
@@ -148,6 +153,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         with running(cluster, plan, chosen.n_threads, atlas, folder) as engine:
             began = time.perf_counter()
             prepared = prepare(atlas, config.prepare, chosen.n_components, engine, progress=note)
+            prepared_at = time.perf_counter()
             shape = (len(prepared.kept_codes), chosen.n_components)
             loadings = RowFile(folder / "loadings", shape)
 
@@ -172,6 +178,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         "n_epochs": found.history.epoch[-1] + 1,
         "objective": found.solution.objective,
         "seconds": ended - began,
+        "factorisation_s": ended - prepared_at,
         "cpu_seconds": cpu_seconds(),
         "stages_s": stages(began, moments, ended),
         "peak_bytes": memory.peak_bytes,

@@ -1,0 +1,140 @@
+"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS SEED.
+
+Runs in the peers' environment; benchmarks/bench_scaling_peers.py says which that is. In
+FOLDER a file ``<dataset>.npz`` for every dataset has its cells (CSR, float32, cells x genes).
+Prints one JSON line: the seconds of the factorisation alone, and the peak memory of this
+process with what it factorises. Saves in ``<name>-metagenes.npz`` the metagenes W (k x m)
+and V (d x k x m), as float64.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+MEMORY = Path(__file__).parents[2] / "scaling" / "memory.py"
+"""Read as a file: Tigon is not installed where this runs."""
+
+Metagenes = tuple[Any, list[Any]]
+"""W (k x m), and V (k x m) of each dataset."""
+
+
+class Factorise(Protocol):
+    """Takes what the peer holds, k, lambda, threads and the seed."""
+
+    def __call__(self, data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+        """Metagenes, after the peer's own number of passes."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who factorises.
+
+    Attributes
+    ----------
+    package
+        The name under which its version is known.
+    hold
+        Brings the CSR matrices of the datasets into the form that it takes; not timed.
+    factorise
+        What is timed: metagenes and the loadings of every cell.
+    """
+
+    package: str
+    hold: Callable[[list[Any]], Any]
+    factorise: Factorise
+
+
+def hold_dense(matrices: list[Any]) -> list[Any]:
+    """Dense, the sparse ones given up one by one."""
+    import nmf  # noqa: F401 - torch takes seconds to import
+
+    return [matrices.pop(0).toarray() for _ in range(len(matrices))]
+
+
+def nmf_torch(data: list[Any], k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+    """The online mode of nmf-torch, its default, at most 20 passes."""
+    import nmf
+
+    _, W, V, _ = nmf.integrative_nmf(
+        data, n_components=k, lam=lam, mode="online", random_state=seed, n_jobs=n_threads
+    )
+    # It returns genes x k or k x genes, depending on its algorithm.
+    turn = np.shape(W)[0] != k
+    return np.asarray(W).T if turn else np.asarray(W), [
+        np.asarray(v).T if turn else np.asarray(v) for v in V
+    ]
+
+
+def hold_liger(matrices: list[Any]) -> Any:
+    """An object of pyliger's with the layers that its factorisations read, in memory."""
+    import anndata
+    from pyliger.pyliger import Liger
+
+    parts = [anndata.AnnData(x, layers={"scale_data": x}) for x in matrices]
+    liger = Liger(parts)
+    liger.var_genes = list(parts[0].var_names)
+    return liger
+
+
+def pyliger_online(data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+    """Online iNMF of pyliger: 5 epochs, mini-batches of 5,000 cells."""
+    import pyliger
+
+    pyliger.online_iNMF(data, k=k, value_lambda=lam, rand_seed=seed, verbose=False)
+    return data.W.T, [v.T for v in data.V]
+
+
+def pyliger_als(data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+    """Alternating least squares of pyliger, at most 30 iterations."""
+    import pyliger
+
+    pyliger.optimize_ALS(data, k=k, value_lambda=lam, rand_seed=seed)
+    return data.W.T, [v.T for v in data.V]
+
+
+PEERS = {
+    "nmf-torch": Peer("nmf-torch", hold_dense, nmf_torch),
+    "pyliger-online": Peer("pyliger", hold_liger, pyliger_online),
+    "pyliger-als": Peer("pyliger", hold_liger, pyliger_als),
+}
+
+
+def matrices_in(folder: Path) -> list[Any]:
+    """Those of the datasets, in order."""
+    from scipy import sparse
+
+    names = sorted(int(path.stem) for path in folder.glob("*.npz") if path.stem.isdigit())
+    return [sparse.csr_matrix(sparse.load_npz(folder / f"{name}.npz")) for name in names]
+
+
+def run(name: str, folder: Path, k: int, lam: float, n_threads: int, seed: int) -> dict[str, Any]:
+    """Factorise, and save the metagenes."""
+    peer = PEERS[name]
+    data = peer.hold(matrices_in(folder))
+    with runpy.run_path(str(MEMORY))["MemoryWatch"]() as memory:
+        began = time.perf_counter()
+        W, V = peer.factorise(data, k, lam, n_threads, seed)
+        seconds = time.perf_counter() - began
+    np.savez(folder / f"{name}-metagenes.npz", W=np.asarray(W, float), V=np.array(V, float))
+    return {
+        "peer_version": version(peer.package),
+        "seconds": seconds,
+        "peak_bytes": memory.peak_bytes,
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    name, folder, k, lam, n_threads, seed = sys.argv[1:]
+    print(json.dumps(run(name, Path(folder), int(k), float(lam), int(n_threads), int(seed))))
