@@ -39,7 +39,7 @@ products in float32, and the sum of so few is as exact as that of the cell's gen
 FEW_DATASETS = 32
 """Of so many every mini-batch may hold cells."""
 
-PIECE_CELLS = 128
+PIECE_CELLS = 256
 """Cells of one dataset that stay together where there are more."""
 
 
@@ -66,7 +66,7 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
         Place, or -1. Within a dataset of n_i cells the shuffled cell of rank r
         sorts by (r + u) / n_i with u uniform, so that any prefix, and any
         stretch, holds nearly the same share of every dataset. Where there are more
-        than 32 datasets, this holds for pieces of 128 shuffled cells, which stay
+        than 32 datasets, this holds for pieces of 256 shuffled cells, which stay
         together: a mini-batch costs what the datasets cost that it touches.
     """
     rng = np.random.default_rng(seed)

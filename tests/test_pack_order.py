@@ -56,7 +56,7 @@ def test_cells_that_stay_together_are_drawn_from_the_whole_dataset() -> None:
     rank = np.argsort(np.argsort(places[cells]))
     for piece in range(len(cells) // PIECE_CELLS):
         mine = np.flatnonzero(rank // PIECE_CELLS == piece)
-        # The mean of a sample of 128 of n uniform positions, at six standard errors.
+        # The mean of a sample of n uniform positions, at six standard errors.
         assert abs(mine.mean() / len(cells) - 0.5) < 6 * 0.29 / np.sqrt(PIECE_CELLS)
 
 
