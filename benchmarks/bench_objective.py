@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from peers_scaling.factorise import nmf_torch
 from record import machine
 
 import tigon
@@ -80,27 +81,14 @@ def lines(path: Path, batch_key: str, seeds: range, k: int, lam: float) -> Itera
 
 
 def _nmf_torch(X: dict[str, NDArray[np.float32]], seed: int, k: int, lam: float) -> dict:
-    import nmf
-
     started = time.perf_counter()
-    _, W, V, _ = nmf.integrative_nmf(
-        list(X.values()),
-        n_components=k,
-        lam=lam,
-        mode="online",
-        random_state=seed,
-        n_jobs=2,
-    )
+    W, V = nmf_torch(list(X.values()), k, lam, n_threads=2, seed=seed)
     seconds = time.perf_counter() - started
-    W = np.asarray(W)
-    # nmf-torch returns genes x k or k x genes, depending on its algorithm.
-    turn = W.shape[0] != k
-    V = [np.asarray(v).T if turn else np.asarray(v) for v in V]
     return {
         "method": "nmf-torch online",
         "version": version("nmf-torch"),
         "seed": seed,
-        "objective": objective(X, W.T if turn else W, dict(zip(X, V, strict=True)), lam),
+        "objective": objective(X, W, dict(zip(X, V, strict=True)), lam),
         "seconds": round(seconds, 2),
     }
 

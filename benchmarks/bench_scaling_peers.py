@@ -4,8 +4,8 @@
     python benchmarks/bench_scaling_peers.py --folder /tmp --tiny
 
 takes the simulated atlas of bench_scaling.py and runs Tigon and every peer on it in turn,
-each in a process of its own, with its own default number of passes, the same threads and
-lambda. Peers get the scaled counts of the genes that Tigon selects, as Tigon sees them:
+each in a process of its own, with its own default seed and number of passes, the same
+threads and lambda. Peers get the scaled counts of the genes that Tigon selects, as Tigon sees them:
 dense float32 for nmf-torch, a sparse matrix for each donor for pyliger, in memory before the
 clock starts. Tigon has to read its genes from the atlas: its seconds are those of the pack,
 the epochs and the final pass. Memory is the largest proportional set size of the process
@@ -16,8 +16,9 @@ F of all is computed by one function from W and V, which solves the loadings of 
 objective: the fewest epochs after which Tigon's F is no worse than the peer's are searched
 for, and the seconds of a whole run of so many are those told.
 
-The peers have an environment of their own, Python 3.11 or later: nmf-torch, pyliger, psutil.
-Without ``--peers`` only Tigon runs.
+The peers have an environment of their own, Python 3.11: torch, nmf-torch, psutil, anndata,
+scikit-learn, lazy-loader, tqdm, h5py, six, setuptools<81, and pyliger and h5sparse without
+what else they ask for (``pip install --no-deps``). Without ``--peers`` only Tigon runs.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--memory-limit", default="1GiB", help="of Tigon")
     parser.add_argument("--peers", help="Python of the peers' environment")
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--limit-s", type=float, help="seconds after which a peer is stopped")
     parser.add_argument("--repeats", type=int, default=1)
     chosen = parser.parse_args()
     if chosen.tiny:
@@ -112,8 +114,10 @@ def lines(chosen: argparse.Namespace, place: Path) -> Iterator[Line]:
                 yield ours
                 for peer in chosen.only if chosen.peers else ():
                     theirs = peer_line(peer, chosen, folder)
-                    theirs["objective"] = objective(pack, problem, peer, folder, engine)
-                    yield theirs | beside(theirs, ours, chosen)
+                    if "seconds" in theirs:
+                        theirs["objective"] = objective(pack, problem, peer, folder, engine)
+                        theirs |= beside(theirs, ours, chosen)
+                    yield theirs
 
 
 def packed(
@@ -167,15 +171,22 @@ def tigon_line(chosen: argparse.Namespace, n_epochs: str | int) -> Line:
 
 
 def peer_line(peer: str, chosen: argparse.Namespace, folder: Path) -> Line:
-    """One factorisation."""
-    arguments = (peer, folder, chosen.n_components, INMFConfig().lam, chosen.n_threads, 0)
-    found = output([chosen.peers, HERE / "peers_scaling" / "factorise.py", *arguments])
-    return {"method": peer} | found
+    """One factorisation, or why there is none."""
+    arguments = (peer, folder, chosen.n_components, INMFConfig().lam, chosen.n_threads)
+    command = [chosen.peers, HERE / "peers_scaling" / "factorise.py", *arguments]
+    try:
+        return {"method": peer} | output(command, chosen.limit_s)
+    except subprocess.TimeoutExpired:
+        return {"method": peer, "stopped_after_s": chosen.limit_s}
+    except subprocess.CalledProcessError as error:
+        return {"method": peer, "ended_with": error.returncode}  # -9 where memory ran out
 
 
-def output(command: list[Any]) -> Line:
+def output(command: list[Any], limit_s: float | None = None) -> Line:
     """The last line that a process printed; peers print lines of their own before."""
-    ran = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    ran = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s
+    )
     found: Line = json.loads(ran.stdout.splitlines()[-1])
     return found
 

