@@ -47,7 +47,7 @@ def most_datasets(n_datasets: int, n_cells: int) -> int:
     """Datasets that a stretch of the pack touches at most, or nearly so: for planning."""
     if n_datasets <= FEW_DATASETS:
         return n_datasets
-    return min(n_datasets, 2 * -(-n_cells // PIECE_CELLS))
+    return min(n_datasets, 3 * -(-n_cells // PIECE_CELLS))  # the last of each is smaller
 
 
 def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArray[np.int64]:
