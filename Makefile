@@ -24,7 +24,8 @@ demo: .venv/installed
 		$(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABEL),--label-key "$(LABEL)")
 
 test: check .venv-test/installed
-	.venv-test/bin/python -P -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	.venv-test/bin/python -P -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(PYTEST)
 
 check: lint types
 

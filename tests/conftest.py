@@ -11,7 +11,25 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+LONGEST = (
+    "test_cluster_jobs",
+    "test_budget",
+    "test_update",
+    "test_scaling_benchmark",
+    "test_resume",
+    "test_cluster_faults",
+    "test_update_memory",
+    "test_partial_fit",
+    "test_pack_kill",
+)
+"""Files of tests that take a minute or more, begun first: processes take whole files."""
+
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")
