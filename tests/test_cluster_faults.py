@@ -112,6 +112,11 @@ def finds(work: Work, client: Any, folder: Path, n: int = 40) -> list[tuple[int,
     return found
 
 
+def wait_until(so: Callable[[], bool]) -> None:
+    while not so():
+        time.sleep(0.01)
+
+
 @contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     """Do something beside the block, which must not end before."""
@@ -123,14 +128,25 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 def killed(work: Work, chosen: Callable[[set[int]], set[int]], victims: list[int]) -> None:
     """Send kill -9 to workers that have a task running; ``victims`` says which."""
-    while not chosen(work.running_in()):
-        time.sleep(0.005)
+    wait_until(lambda: bool(chosen(work.running_in())))
     time.sleep(0.3)  # once everything flows
-    while not (now := chosen(work.running_in())):
+    while not (now := stopped(work, chosen(work.running_in()))):
         time.sleep(0.005)
     for pid in now:
         os.kill(pid, signal.SIGKILL)
         victims.append(pid)
+
+
+def stopped(work: Work, pids: set[int]) -> set[int]:
+    """Hold processes where they are; none when one had ended its task by then."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.01)  # signals arrive in their own time
+    if pids <= work.running_in():
+        return pids
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    return set()
 
 
 def recomputed(work: Work, victims: list[int], n: int = 40) -> list[int]:
@@ -234,4 +250,22 @@ def test_there_are_no_workers_for_too_long(folder: Path, monkeypatch: pytest.Mon
         assert next(results)[0] == 0
         client.cluster.scale(0)
         with pytest.raises(ClusterError, match=r"no worker for 0 s: start some, .* --resume"):
+            list(results)
+
+
+def test_the_last_worker_goes_away_with_a_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tigon.scaling.engine import cluster as module
+
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.5)
+    work = Work(folder / "marks")
+    with cluster_of(1) as client, ClusterEngine(client, folder / "shared", 1) as engine:
+        results = engine.ordered_map(work, range(100), 4)
+        assert next(results)[0] == 0
+        wait_until(lambda: not work.running_in() and work.times(3) == 1)
+        client.cluster.scale(0)
+        wait_until(lambda: not client.nthreads())
+        with pytest.raises(ClusterError, match="no worker for"):
             list(results)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import CancelledError
 from functools import lru_cache
 from itertools import chain, islice
@@ -201,14 +201,9 @@ class _Flight:
     def _submit(self) -> Any:
         self._n_submitted += 1
         key = f"{self._key}-{self._n_submitted}"
-        future = self._client.submit(
+        return self._client.submit(
             _run, self._fn, self._argument, key=key, pure=False, retries=RETRIES
         )
-        # Ended, well or not: unlike waiting with a limit, this cannot be taken for a task's
-        # own error of time.
-        over = self._over = threading.Event()
-        future.add_done_callback(lambda _: over.set())
-        return future
 
     def result(self) -> Any:
         """Wait for it, and submit it again when all workers that ran it were lost."""
@@ -249,8 +244,21 @@ class _Flight:
 
     def _wait(self) -> Any:
         """The result, as soon as it is there; CancelledError when the scheduler is gone."""
+        # Not gathered in this thread: when the worker that holds the result goes away, Dask
+        # waits for another to compute it again, without end.
+        found = self._client.gather(self._future, direct=True, asynchronous=True)
+        coming = asyncio.run_coroutine_threadsafe(found, self._client.loop.asyncio_loop)
+        try:
+            self._look_after(coming)
+            return coming.result()
+        finally:
+            coming.cancel()
+
+    def _look_after(self, coming: futures.Future[Any]) -> None:
+        """Wait for a result while there are a scheduler and workers."""
         idle = 0.0
-        while not self._over.wait(_LOOK_EVERY_S):
+        # Not result(timeout): its error could be taken for a task's own.
+        while not futures.wait([coming], _LOOK_EVERY_S).done:
             if not _is_connected(self._client):
                 raise CancelledError
             idle = 0.0 if self._client.nthreads() else idle + _LOOK_EVERY_S
@@ -259,7 +267,6 @@ class _Flight:
                     f"there has been no worker for {idle:.0f} s: start some, and go on with "
                     "--resume"
                 )
-        return self._client.gather(self._future, direct=True)
 
     def cancel(self) -> None:
         """It is not wanted any more."""
