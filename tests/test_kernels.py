@@ -14,7 +14,7 @@ from scipy import sparse
 
 from tigon.kernels import reference
 from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
-from tigon.kernels.cpu.step import loadings, minibatch_step
+from tigon.kernels.cpu.step import loadings, minibatch_step, minibatch_step_in_place
 from tigon.kernels.moments import cell_sums, gene_sums
 from tigon.kernels.tile import CellTile, Metagenes, TileStatistics
 
@@ -283,3 +283,21 @@ def test_large_counts_do_not_overflow() -> None:
     genes = gene_sums(*arrays, np.ones(1), np.zeros(1, np.int64), (1, 2))
     np.testing.assert_array_equal(genes.second, [[3.6e9, 3.6e9]])
     assert cell_sums(*arrays, np.zeros(2, bool)).totals[0] == 120_000
+
+
+def test_loadings_that_would_go_into_a_copy_are_refused() -> None:
+    p = draw_problem(8, n=60, k=9)
+    H, rows, sizes = np.zeros((9, 60), np.float32), p.tile.rows, np.ones(9, np.float32)
+    with pytest.raises(ValueError, match=r"\(60, 9\), is not contiguous"):
+        minibatch_step_in_place(p.tile, p.metagenes, 1e-3, H.T, rows, sizes)
+
+
+def test_a_step_in_place_is_the_step() -> None:
+    p = draw_problem(9, n=60, k=9)
+    expected, one = minibatch_step(p.tile, p.metagenes, 1e-3)
+    sizes = np.full(9, 2, np.float32)  # a power of two: exact
+    H, places = np.zeros((80, 9), np.float32), np.random.default_rng(0).permutation(80)[:60]
+    other = minibatch_step_in_place(p.tile, p.metagenes, 1e-3, H, places, sizes)
+    np.testing.assert_array_equal(H[places], 2 * expected)
+    np.testing.assert_array_equal(other.B, one.B)
+    assert not np.delete(H, places, axis=0).any()

@@ -87,7 +87,14 @@ def minibatch_step_in_place(
         Row of each cell in ``H``, int64, shape (n,).
     sizes
         Positive, float32, shape (k,).
+
+    Raises
+    ------
+    ValueError
+        ``H`` is not contiguous: what is found would go into a copy of it.
     """
+    if not H.flags.c_contiguous:
+        raise ValueError(f"H, of shape {H.shape}, is not contiguous: pass a contiguous array")
     found, n_unfinished = _solve(tile, metagenes, tol, H, places, sizes)
     k, shape = len(metagenes.gram), panels_of(len(metagenes.gram), np.float64)[1]
     A, B, squared, explained = sum_tile(*tile.arrays, metagenes.scale, *found, k, shape)
