@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tigon.storage.atlas import Atlas
 from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.reading.sharing import available_cpus
 from tigon.storage.space import tell_mib
 from tigon.storage.sums import TILE_CELLS
 
@@ -76,7 +76,7 @@ def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -
     """
     if n_threads is not None and n_threads < 1:
         raise InputError(f"n_threads={n_threads}: at least 1 is needed")
-    n_threads = n_threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    n_threads = n_threads or min(_MOST_THREADS, available_cpus())
     if memory_limit is None:
         return _fitted(atlas, n_threads, _WINDOW_BYTES)
     base = _base_bytes(atlas)
