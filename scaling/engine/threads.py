@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tigon.kernels.interrupts import careful_interrupts
 from tigon.kernels.threads import share
 
 Task = TypeVar("Task")
@@ -35,6 +37,7 @@ class ThreadEngine:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon")
         # Reading ahead must not queue behind computing, and may feed it.
         self._readers = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-read")
+        self._interrupts = ExitStack()
 
     @property
     def window(self) -> int:
@@ -86,6 +89,7 @@ class ThreadEngine:
         return _ordered(self._readers, fn, tasks, window)
 
     def __enter__(self) -> Self:
+        self._interrupts.enter_context(careful_interrupts())
         return self
 
     def __exit__(
@@ -96,6 +100,7 @@ class ThreadEngine:
     ) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._interrupts.close()
 
 
 def _ordered(

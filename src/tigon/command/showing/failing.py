@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tigon.kernels.interrupts import put_off
 from tigon.storage.errors import TigonError
 
 _WAYS_OUT = {
@@ -81,6 +82,8 @@ def _noting_interrupts() -> Iterator[list[int]]:
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        if put_off(number, frame):
+            return
         seen.append(number)
         signal.default_int_handler(number, frame)
 
