@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 from llvmlite.binding import ffi
@@ -13,13 +14,33 @@ from numba.core.compiler_lock import global_compiler_lock
 from tigon.kernels.interrupts import careful_interrupts
 
 
-def is_free(lock: threading.RLock) -> bool:  # type: ignore[valid-type]
+def is_free(lock: Any) -> bool:
     """Whether another thread could take it."""
+
+    def look() -> None:
+        taken.append(lock.acquire(blocking=False))
+        if taken[0]:
+            lock.release()
+
     taken: list[bool] = []
-    thread = threading.Thread(target=lambda: taken.append(lock.acquire(blocking=False)))
+    thread = threading.Thread(target=look)
     thread.start()
     thread.join()
     return taken[0]
+
+
+def interrupted_beside(lock: Any) -> None:
+    """An interrupt that was put off arrives a little after the lock was given back."""
+    with careful_interrupts():
+        with lock:
+            pass
+        time.sleep(10)
+
+
+def interrupted_within(lock: Any) -> None:
+    with careful_interrupts(), lock:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it was put off")
 
 
 @pytest.mark.parametrize("moment", ["taken", "about to be given back"])
@@ -28,10 +49,8 @@ def test_the_lock_is_given_back(moment: str) -> None:
     acts = [lambda: None, lambda: None]
     acts[moment != "taken"] = lambda: signal.raise_signal(signal.SIGINT)
     lock.register(*acts)
-    with pytest.raises(KeyboardInterrupt), careful_interrupts():
-        with lock:
-            pass
-        time.sleep(10)  # the interrupt comes here, a little later
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_beside(lock)
     assert is_free(lock._lock)
 
 
@@ -44,9 +63,8 @@ def test_without_care_the_lock_is_lost() -> None:
 
 
 def test_elsewhere_an_interrupt_is_not_put_off() -> None:
-    with pytest.raises(KeyboardInterrupt), careful_interrupts(), global_compiler_lock:
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("it was put off")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_within(global_compiler_lock)
     assert is_free(global_compiler_lock._lock)
 
 
