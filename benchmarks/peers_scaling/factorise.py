@@ -1,15 +1,17 @@
-"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS.
+"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS LIMIT_S.
 
 Runs in the peers' environment; benchmarks/bench_scaling_peers.py says which that is. In
 FOLDER a file ``<dataset>.npz`` for every dataset has its cells (CSR, float32, cells x genes).
 Prints one JSON line: the seconds of the factorisation alone, and the peak memory of this
 process with what it factorises. Saves in ``<name>-metagenes.npz`` the metagenes W (k x m)
-and V (d x k x m), as float64.
+and V (d x k x m), as float64. After the limit of seconds, if it is not 0, the process ends
+with the memory that it had taken by then.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
 import time
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from threading import Timer
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,11 +136,15 @@ def matrices_in(folder: Path) -> list[Any]:
     return [sparse.csr_matrix(sparse.load_npz(folder / f"{name}.npz")) for name in names]
 
 
-def run(name: str, folder: Path, k: int, lam: float, n_threads: int) -> dict[str, Any]:
+def run(
+    name: str, folder: Path, k: int, lam: float, n_threads: int, limit_s: float
+) -> dict[str, Any]:
     """Factorise, and save the metagenes."""
     peer = PEERS[name]
     data = peer.hold(matrices_in(folder))
     with runpy.run_path(str(MEMORY))["MemoryWatch"]() as memory:
+        if limit_s:
+            Timer(limit_s, stop, (limit_s, memory)).start()
         began = time.perf_counter()
         W, V = peer.factorise(data, k, lam, n_threads)
         seconds = time.perf_counter() - began
@@ -149,7 +156,15 @@ def run(name: str, folder: Path, k: int, lam: float, n_threads: int) -> dict[str
     }
 
 
+def stop(limit_s: float, memory: Any) -> None:
+    """Tell what is known and end the process, whatever it does."""
+    print(json.dumps({"stopped_after_s": limit_s, "peak_bytes": memory.peak_bytes}), flush=True)
+    os._exit(0)
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    name, folder, k, lam, n_threads = sys.argv[1:]
-    print(json.dumps(run(name, Path(folder), int(k), float(lam), int(n_threads))))
+    name, folder, *numbers = sys.argv[1:]
+    k, lam, n_threads, limit_s = map(float, numbers)
+    print(json.dumps(run(name, Path(folder), int(k), lam, int(n_threads), limit_s)), flush=True)
+    os._exit(0)  # a timer may be left
