@@ -21,6 +21,7 @@ from tigon.storage.errors import InputError, MemoryLimitError
 if TYPE_CHECKING:
     from tigon.scaling.config import IntegrateConfig
     from tigon.scaling.embedding.config import EmbedConfig
+    from tigon.scaling.inmf.config import INMFConfig
     from tigon.storage import Atlas
 
 MIB = 2**20
@@ -164,7 +165,7 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig, n_workers: 
         stages,
         window,
         atlas_passes=2,
-        pack_passes=plan_schedule(config.inmf, atlas.n_cells).min_epochs + 1,
+        pack_passes=_fewest_passes(config.inmf, atlas.n_cells),
         atlas_bytes=None if known is None else known * 4 + 8 * atlas.n_cells,
         task_bytes=task_bytes,
     )
@@ -208,14 +209,14 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         + PACKED_BYTES * atlas.n_cells
         + moments
         + max(run + reading, buckets),
-        "the epochs": always
-        + moments
-        + state_bytes(n_datasets, n_genes, k)
-        + minibatch
-        + tiles
-        + touched,
-        "solving loadings": always + moments + final + tiles,
     }
+    state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
+    if config.inmf.solver == "online":
+        stages["the epochs"] = state + minibatch + touched
+    if config.inmf.max_iterations:
+        # Instead of A and B the metagenes that are tried are there, and their tables.
+        stages["the iterations"] = state + final
+    stages["solving loadings"] = always + moments + final + tiles
     result = moments + 28 * n_datasets * k * n_genes
     arranging = always + result + NEIGHBOURS_BYTES
     landmarks = n_landmarks(atlas.n_cells, config.embed)
@@ -230,6 +231,13 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         + WRITING_BYTES
         + written * atlas.n_cells,
     }
+
+
+def _fewest_passes(config: INMFConfig, n_cells: int) -> int:
+    """Passes over the pack: epochs, an iteration where any are asked for, and the last."""
+    online = config.solver == "online"
+    epochs = plan_schedule(config, n_cells).min_epochs if online else 0
+    return epochs + bool(config.max_iterations) + 1
 
 
 def n_landmarks(n_cells: int, embed: EmbedConfig) -> int:

@@ -44,6 +44,7 @@ _STEPS = {
     "prepared.npz": "the first pass",
     "pack/pack.json": "packing",
     "checkpoint.npz": "some training",
+    "batch/checkpoint.npz": "some training",
     "solution.npz": "all loadings",
 }
 """What is kept, in the order in which it is made."""

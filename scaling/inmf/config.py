@@ -1,9 +1,9 @@
-"""Options of online iNMF."""
+"""Options of iNMF."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
 from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
@@ -11,6 +11,7 @@ from tigon.storage.errors import InputError
 MIN_EPOCHS = 5
 MIN_STEPS = 200
 MAX_EPOCHS = 60
+MAX_ITERATIONS = 500
 
 CLUSTER_MINIBATCHES_PER_TASK = 4
 CLUSTER_STALENESS = 7
@@ -18,15 +19,28 @@ CLUSTER_STALENESS = 7
 measured it: what the scheduler adds stays small beside what tasks compute, and F as it is."""
 
 
-def schedule_options(*, on_cluster: bool) -> dict[str, int]:
+Solver = Literal["online", "batch"]
+
+
+def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, int]:
     """The two options of the schedule, where they were not given."""
-    if not on_cluster:
+    if not on_cluster or solver == "batch":
         return {"minibatches_per_task": 1, "staleness": 0}
     return {
         "minibatches_per_task": CLUSTER_MINIBATCHES_PER_TASK,
         "staleness": CLUSTER_STALENESS,
     }
 
+
+_ONLINE = (
+    "minibatch_size",
+    "minibatches_per_task",
+    "staleness",
+    "n_sweeps",
+    "polish",
+    "tol_objective",
+)
+"""What the batch solver has no use for."""
 
 _WHOLE = (
     "n_components",
@@ -40,7 +54,7 @@ _WHOLE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class INMFConfig:
-    """Options of online iNMF, checked when made.
+    """Options of iNMF, checked when made.
 
     Parameters
     ----------
@@ -48,9 +62,15 @@ class INMFConfig:
         Number of factors k.
     lam
         Weight lambda of the dataset-specific part; larger means more alike.
+    solver
+        "online": mini-batches, each of which improves the metagenes; "batch": all cells are
+        solved before the metagenes are improved.
     n_epochs
         Passes over the pack, or "auto": at least 5 epochs and 200 steps, then
-        until an epoch lowers F by less than ``tol_objective``, at most 60.
+        until an epoch lowers F by less than ``tol_objective``, at most 60. Of the batch
+        solver iterations at most; "auto" for 500.
+    polish
+        Batch iterations at most after the online epochs, "auto" for 500; 0 for none.
     minibatch_size
         Cells per step; never more than a tenth of the cells.
     minibatches_per_task
@@ -68,13 +88,20 @@ class INMFConfig:
         The same for the loadings that are reported.
     tol_objective
         Relative decrease of F per epoch at which "auto" stops.
+    tol_batch
+        Relative decrease of F in a batch iteration that is the last.
+    tol_residual
+        Residual of W and V, relative to ``|X|``, at which an iteration is the last (see
+        :func:`tigon.scaling.inmf.improving.residual`).
     random_state
         Seed of everything that is drawn.
     """
 
     n_components: int = 20
     lam: float = 5.0
+    solver: Solver = "online"
     n_epochs: int | Literal["auto"] = "auto"
+    polish: int | Literal["auto"] = 0
     minibatch_size: int = 5000
     minibatches_per_task: int = 1
     staleness: int = 0
@@ -82,6 +109,8 @@ class INMFConfig:
     tol: float = 1e-3
     tol_final: float = 1e-5
     tol_objective: float = 1e-3
+    tol_batch: float = 1e-6
+    tol_residual: float = 1e-4
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -91,17 +120,47 @@ class INMFConfig:
         _at_least("staleness", self.staleness, 0)
         if self.n_epochs != "auto":
             _at_least("n_epochs", self.n_epochs, 1)
+        if self.polish != "auto":
+            _at_least("polish", self.polish, 0)
+        self._check_solver()
         _at_least("lam", self.lam, 0)
         _at_least("random_state", self.random_state, 0)
         self._check_tolerances()
 
+    @property
+    def max_iterations(self) -> int:
+        """Batch iterations at most, of the batch solver or after the epochs of the online one."""
+        wanted = self.n_epochs if self.solver == "batch" else self.polish
+        return MAX_ITERATIONS if wanted == "auto" else wanted
+
+    def refining(self) -> Self:
+        """Options for cells that come later: online epochs, whatever the fit itself was."""
+        n_epochs = self.n_epochs if self.solver == "online" else "auto"
+        return replace(self, solver="online", polish=0, n_epochs=n_epochs)
+
     def _check_types(self) -> None:
         for name in _WHOLE:
             check_whole(name, getattr(self, name))
-        if self.n_epochs != "auto":
-            check_whole("n_epochs", self.n_epochs, word="auto")
-        for name in ("lam", "tol", "tol_final", "tol_objective"):
+        for name in ("n_epochs", "polish"):
+            if getattr(self, name) != "auto":
+                check_whole(name, getattr(self, name), word="auto")
+        for name in ("lam", "tol", "tol_final", "tol_objective", "tol_batch", "tol_residual"):
             check_number(name, getattr(self, name))
+
+    def _check_solver(self) -> None:
+        if self.solver not in get_args(Solver):
+            raise InputError(
+                f"solver is {self.solver!r}: there are {' and '.join(get_args(Solver))}; choose one"
+            )
+        if self.solver == "online":
+            return
+        for name in _ONLINE:
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"{name} is {value}, with the batch solver: only the online one, whose steps "
+                    f"are mini-batches, has a use for it; leave {name} out or set --solver online"
+                )
 
     def _check_tolerances(self) -> None:
         for name in ("tol", "tol_final"):
@@ -110,10 +169,11 @@ class INMFConfig:
                     f"{name} is {getattr(self, name)}: float32 loadings allow 1e-5 up to 1; "
                     "1e-3 is fast, 1e-5 is tight"
                 )
-        if not 0 <= self.tol_objective < 1:
-            raise InputError(
-                f"tol_objective is {self.tol_objective}: it lies between 0 and 1; try 1e-3"
-            )
+        for name, default in (("tol_objective", 1e-3), ("tol_batch", 1e-6), ("tol_residual", 1e-4)):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}: it lies between 0 and 1; try {default:g}"
+                )
 
 
 def _at_least(name: str, value: float, limit: int) -> None:

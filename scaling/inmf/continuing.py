@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.inmf.arriving import Arrival
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
+from tigon.scaling.inmf.improving import sweep_all
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.rescaling import factor_sizes, rescale
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, State, empty_state
-from tigon.scaling.inmf.steps import gene_ranges, update_V, update_W
 from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import obtain_pack
 from tigon.storage.progress import Progress, silent
@@ -131,7 +130,7 @@ def continue_fit(
         state, history = train(
             pack, scratch, problem, state, schedule, config, engine, epochs, progress
         )
-        _settle(state, problem, engine)
+        sweep_all(state, problem, N_SETTLING, engine)
         sizes = state.sizes.astype(np.float32)[:, None]
         W, V = state.W / sizes, state.V / sizes
         del state
@@ -207,24 +206,6 @@ def _start(
     )
     rescale(state, problem, engine)
     return state
-
-
-def _settle(state: State, problem: Problem, engine: ThreadEngine) -> None:
-    """Sweep over all metagenes with the statistics as they are, in place."""
-    grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
-    remaining = 1.0 - state.n_seen / np.maximum(problem.n_cells, 1)
-    own = [
-        SolverGram.of(state.statistics_of(i, n)[0].astype(np.float32))
-        for i, n in enumerate(problem.n_cells.tolist())
-    ]
-
-    def sweep(genes: slice) -> None:
-        for _ in range(N_SETTLING):
-            update_W(state, grams, genes)
-            for i, gram in enumerate(own):
-                update_V(state, problem, i, gram, remaining[i], genes)
-
-    list(engine.share(sweep, gene_ranges(problem)))
 
 
 def _joined(

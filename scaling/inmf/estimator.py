@@ -18,7 +18,7 @@ from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of
 from tigon.scaling.engine import Cluster, ThreadEngine, available_threads
 from tigon.scaling.inmf.arriving import arrive
-from tigon.scaling.inmf.config import INMFConfig, schedule_options
+from tigon.scaling.inmf.config import INMFConfig, Solver, schedule_options
 from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.inmf.known import Known, own_squares
@@ -59,6 +59,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     n_epochs
         Passes over the selected genes, or "auto" (at least 5 epochs and 200
         steps, until F settles).
+    polish
+        Batch iterations at most after the epochs, as :class:`tigon.INMF` does them, or
+        "auto": until F settles.
     minibatch_size
         Cells per step, at most a tenth of the cells.
     minibatches_per_task, staleness
@@ -71,6 +74,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Tolerances of the loadings, while training and as reported.
     tol_objective
         Relative decrease of F per epoch at which "auto" stops.
+    tol_batch, tol_residual
+        Where batch iterations stop.
     small_datasets
         "error", "merge" or "drop", for datasets of fewer cells than factors.
     n_threads
@@ -94,13 +99,14 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     objective_
         The objective at the reported W, V and H.
     history_
-        {"epoch", "step", "n_seen", "loss"}: one entry a step.
+        {"epoch", "step", "n_seen", "loss", "fall", "residual"}: one entry a step, see
+        :class:`tigon.scaling.inmf.history.History`.
     n_cells_
         Cells of each dataset.
     n_arrivals_
         How often ``partial_fit`` refined the fit.
     n_epochs_
-        Epochs run.
+        Epochs run, batch iterations among them.
 
     Notes
     -----
@@ -118,6 +124,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     >>> H = model.fit(adata, batch_key="batch").transform(adata)  # doctest: +SKIP
     """
 
+    _solver: Solver = "online"
+
     def __init__(
         self,
         n_components: int = 20,
@@ -125,6 +133,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         lam: float = 5.0,
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_epochs: int | Literal["auto"] = "auto",
+        polish: int | Literal["auto"] = 0,
         minibatch_size: int = 5000,
         minibatches_per_task: int | None = None,
         staleness: int | None = None,
@@ -132,6 +141,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         tol: float = 1e-3,
         tol_final: float = 1e-5,
         tol_objective: float = 1e-3,
+        tol_batch: float = 1e-6,
+        tol_residual: float = 1e-4,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
         random_state: int = 0,
@@ -141,6 +152,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.lam = lam
         self.n_genes = n_genes
         self.n_epochs = n_epochs
+        self.polish = polish
         self.minibatch_size = minibatch_size
         self.minibatches_per_task = minibatches_per_task
         self.staleness = staleness
@@ -148,6 +160,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.tol = tol
         self.tol_final = tol_final
         self.tol_objective = tol_objective
+        self.tol_batch = tol_batch
+        self.tol_residual = tol_residual
         self.small_datasets = small_datasets
         self.n_threads = n_threads
         self.random_state = random_state
@@ -216,7 +230,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         }
         self.objective_ = found.solution.objective
         self.history_ = found.history.columns()
-        self.n_epochs_ = found.history.epoch[-1] + 1
+        self.n_epochs_ = found.history.n_epochs
         return self
 
     def partial_fit(
@@ -263,7 +277,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
                 atlas,
                 arrival,
                 known,
-                self._config(),
+                self._config().refining(),
                 self.n_arrivals_ + 1,
                 scratch.folder,
                 engine,
@@ -278,7 +292,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.squares_, self.n_cells_ = dict(found.known.squares), dict(found.known.n_cells)
         self.objective_ = found.known.objective()
         self.history_ = found.history.columns()
-        self.n_epochs_ = found.history.epoch[-1] + 1
+        self.n_epochs_ = found.history.n_epochs
         return self
 
     def transform(
@@ -342,11 +356,11 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         )
 
     def _config(self, cluster: Cluster = HERE) -> INMFConfig:
-        given = {name: getattr(self, name) for name in INMFConfig.__dataclass_fields__}
-        default = schedule_options(on_cluster=cluster.is_used)
-        return INMFConfig(
-            **{n: default[n] if v is None and n in default else v for n, v in given.items()}
-        )
+        known = INMFConfig.__dataclass_fields__
+        given = {name: v for name, v in self.get_params(deep=False).items() if name in known}
+        default = schedule_options(on_cluster=cluster.is_used, solver=self._solver)
+        chosen = {n: default[n] if v is None and n in default else v for n, v in given.items()}
+        return INMFConfig(solver=self._solver, **chosen)
 
     @contextmanager
     def _running(

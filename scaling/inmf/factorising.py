@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.scaling.inmf.batch import descend
 from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
-from tigon.scaling.inmf.state import Problem, init_state
+from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import check_pack, obtain_pack
 from tigon.scaling.memory import give_back
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tigon.storage.packs.cache import PackCache
 
 log = logging.getLogger("tigon")
+
+BATCH = "batch"
+"""Folder of batch iterations in that of the factorisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +128,11 @@ def factorise(
     )
     give_back()
     state = init_state(problem, config.n_components, start)
-    schedule = plan_schedule(config, n_cells)
     with closing(pack):
         if pack.n_bytes <= spare_bytes:
             pack.hold()
-        state, history = train(
-            pack,
-            scratch,
-            problem,
-            state,
-            schedule,
-            config,
-            engine,
-            epochs,
-            progress,
-            Checkpoints(scratch) if resumable else None,
+        state, history = _train(
+            pack, scratch, problem, state, config, engine, epochs, progress, resumable=resumable
         )
         W, V = state.W, state.V
         del state  # A, B and their previous sums are not needed any more
@@ -154,6 +148,37 @@ def factorise(
             config.tol_final,
         )
     return Factorisation(problem, W, V, solution, history)
+
+
+def _train(
+    pack: Pack,
+    scratch: Path,
+    problem: Problem,
+    state: State,
+    config: INMFConfig,
+    engine: ThreadEngine,
+    seed: np.random.SeedSequence,
+    progress: Progress,
+    *,
+    resumable: bool,
+) -> tuple[State, History]:
+    """Epochs, batch iterations, or one after the other, as the options say."""
+    history = History()
+    if config.solver == "online":
+        kept = Checkpoints(scratch) if resumable else None
+        schedule = plan_schedule(config, pack.n_cells)
+        state, history = train(
+            pack, scratch, problem, state, schedule, config, engine, seed, progress, kept
+        )
+    iterations = config.max_iterations
+    if not iterations:
+        return state, history
+    folder = scratch / BATCH
+    folder.mkdir(exist_ok=True)
+    kept = Checkpoints(folder) if resumable else None
+    return descend(
+        pack, folder, problem, state, iterations, config, engine, history, progress, kept
+    )
 
 
 def _kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:

@@ -95,8 +95,7 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
     grams = [SolverGram.of(of_dataset.astype(np.float32)) for of_dataset in A]
     at_rest = datasets_at_rest(problem)
     if at_rest or len(state.continued):
-        for pattern, datasets in enumerate(state.in_pattern):
-            state.S[pattern] = sum((A[i] for i in np.flatnonzero(datasets)), np.zeros_like(A[0]))
+        sum_patterns(state, A)
 
     def sum_up(genes: slice) -> None:
         T = state.T[:, genes]
@@ -110,6 +109,12 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
                 update_V(state, problem, i, grams[i], remaining[i], genes)
 
     list(engine.share(sum_up, gene_ranges(problem)))
+
+
+def sum_patterns(state: State, A: list[NDArray[np.float64]]) -> None:
+    """Sum S anew, in place, from the A of all datasets, float64, shape (k, k) each."""
+    for pattern, datasets in enumerate(state.in_pattern):
+        state.S[pattern] = sum((A[i] for i in np.flatnonzero(datasets)), np.zeros_like(A[0]))
 
 
 def datasets_at_rest(problem: Problem) -> list[int]:

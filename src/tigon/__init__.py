@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
+    from tigon.scaling.inmf.batch_estimator import INMF
     from tigon.scaling.inmf.estimator import OnlineINMF
     from tigon.scenarios import project, update
     from tigon.storage.atlas import Atlas
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Atlas": "tigon.storage.atlas",
+    "INMF": "tigon.scaling.inmf.batch_estimator",
     "InputError": "tigon.storage.errors",
     "MemoryLimitError": "tigon.storage.errors",
     "NoSpaceError": "tigon.storage.errors",
@@ -53,6 +55,7 @@ _HOMES = {
 _ELSEWHERE = {"open": "open_atlas"}
 
 __all__ = [
+    "INMF",
     "Atlas",
     "InputError",
     "MemoryLimitError",

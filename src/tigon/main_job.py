@@ -62,7 +62,7 @@ def integrate(
 ) -> Run:
     """Integrate the datasets of an atlas: the main job, as ``tigon integrate`` runs it.
 
-    Statistics and variable genes, online iNMF, alignment, clusters, a UMAP, and
+    Statistics and variable genes, iNMF, alignment, clusters, a UMAP, and
     scores against labels if there are any; written as one Zarr store that
     ``anndata.read_zarr`` opens, with a report page beside it.
 
@@ -91,10 +91,11 @@ def integrate(
         ``allow_non_integer``, ``scratch`` (see :func:`tigon.open`; not for an
         atlas, which is open already). Cells and genes: ``batch_key``,
         ``n_genes``, ``cells``, ``min_genes``, ``min_counts``, ``max_mito``,
-        ``small_datasets``. Factorisation: ``n_components``, ``lam``,
-        ``n_epochs``, ``minibatch_size``, ``minibatches_per_task``, ``staleness``,
-        ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``, ``random_state``
-        (see :class:`tigon.OnlineINMF`; a cluster has other defaults for
+        ``small_datasets``. Factorisation: ``n_components``, ``lam``, ``solver`` ("online" or
+        "batch"), ``n_epochs``, ``polish``, ``minibatch_size``, ``minibatches_per_task``,
+        ``staleness``, ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``, ``tol_batch``,
+        ``tol_residual``, ``random_state``
+        (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has other defaults for
         ``minibatches_per_task`` and ``staleness``, the run says which).
         Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
@@ -250,7 +251,8 @@ def _cluster(options: dict[str, Any]) -> Cluster:
     cluster = Cluster(
         client=given["client"], scheduler=given["scheduler"], n_workers=given["workers"]
     )
-    for name, value in schedule_options(on_cluster=cluster.is_used).items():
+    schedule = schedule_options(on_cluster=cluster.is_used, solver=options.get("solver", "online"))
+    for name, value in schedule.items():
         if options.get(name) is None:
             options[name] = value
     return cluster

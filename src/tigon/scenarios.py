@@ -108,7 +108,7 @@ def update(
             "from are needed; name a source, --drop or --refresh"
         )
     opening, prepare = _sorted(run, batch_key, options)
-    inmf = recalling.inmf_config(run)
+    inmf = recalling.inmf_config(run).refining()
     config = UpdateConfig(
         prepare=prepare,
         inmf=inmf if n_epochs is None else replace(inmf, n_epochs=n_epochs),  # type: ignore[arg-type]

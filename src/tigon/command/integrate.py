@@ -31,6 +31,7 @@ from tigon.command.options import (
     Resume,
     Scheduler,
     SmallDatasets,
+    Solver,
     Sources,
     Staleness,
     Verbose,
@@ -133,14 +134,31 @@ def integrate(
             rich_help_panel=FACTORS,
         ),
     ] = 5.0,
+    solver: Annotated[
+        Solver,
+        typer.Option(
+            help="Improve the factors with every mini-batch, or after each pass over all cells.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = Solver.online,
     n_epochs: Annotated[
         str,
         typer.Option(
             metavar="N|auto",
-            help="Passes over the selected genes; auto stops when the objective settles.",
+            help="Passes over the selected genes; auto stops when the objective settles. "
+            "With --solver batch, passes at most.",
             rich_help_panel=FACTORS,
         ),
     ] = "auto",
+    polish: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Passes at most of the batch solver after online epochs; auto: until the "
+            "objective settles.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = "0",
     minibatch_size: Annotated[
         int,
         typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
@@ -211,8 +229,8 @@ def integrate(
 ) -> None:
     """Integrate datasets, cluster their cells, picture them and write a report.
 
-    Finds factors that datasets share and parts that are their own (online
-    iNMF), brings the loadings onto one scale, clusters and draws the cells.
+    Finds factors that datasets share and parts that are their own (iNMF),
+    brings the loadings onto one scale, clusters and draws the cells.
     Counts are streamed: memory stays below the limit for any number of cells.
 
     Example: `tigon integrate kang.h5ad --batch-key batch --label-key label --out kang.zarr`
@@ -226,7 +244,9 @@ def integrate(
             n_components=n_components,
             lam=lam,
             n_genes=wanted_genes(n_genes, genes),
+            solver=solver.value,
             n_epochs=number_or(n_epochs, "auto", "--n-epochs"),
+            polish=number_or(polish, "auto", "--polish"),
             minibatch_size=minibatch_size,
             minibatches_per_task=minibatches_per_task,
             staleness=staleness,

@@ -26,6 +26,13 @@ class Join(StrEnum):
     outer = "outer"
 
 
+class Solver(StrEnum):
+    """How the factors are found."""
+
+    online = "online"
+    batch = "batch"
+
+
 class SmallDatasets(StrEnum):
     """What to do with datasets of fewer cells than factors."""
 
