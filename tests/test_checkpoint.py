@@ -90,7 +90,7 @@ def assert_same(one: tuple[State, History], other: tuple[State, History]) -> Non
     for field in fields(State):
         a, b = getattr(one[0], field.name), getattr(other[0], field.name)
         np.testing.assert_array_equal(a, b, err_msg=field.name)
-    assert one[1] == other[1]
+    np.testing.assert_equal(one[1].columns(), other[1].columns())
 
 
 @pytest.mark.parametrize(("per_task", "staleness"), [(1, 0), (2, 0), (1, 2), (2, 3)])

@@ -170,6 +170,7 @@ def _begin(state: State) -> State:
     """Forget all sums, in place: the first pass makes them anew, from no loadings at all."""
     for sums in (state.A, state.B, state.A_previous, state.B_previous, state.n_seen):
         sums[:] = 0
+    _bring_to_size(state)
     state.sizes[:] = 1.0
     return state
 
