@@ -52,6 +52,7 @@ STAGES = (
     "ordering cells",
     "packing cells",
     "the epochs",
+    "the iterations",
     "solving loadings",
 )
 """Those of a plan that are run here."""
@@ -81,6 +82,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--donors", type=int, default=8)
     parser.add_argument("--folder", type=Path, required=True, help="where atlases are kept")
     parser.add_argument("--n-components", type=int, default=20)
+    parser.add_argument("--solver", choices=("online", "batch"), default="online")
     parser.add_argument("--n-epochs", type=number_or_auto, default=5, help="a number, or auto")
     parser.add_argument("--n-threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
@@ -129,8 +131,11 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         prepare=PrepareConfig(batch_key="donor"),
         inmf=INMFConfig(
             n_components=chosen.n_components,
+            solver=chosen.solver,
             n_epochs=chosen.n_epochs,
-            **schedule_options(on_cluster=cluster.is_used or chosen.cluster_schedule),
+            **schedule_options(
+                on_cluster=cluster.is_used or chosen.cluster_schedule, solver=chosen.solver
+            ),
         ),
         embed=EmbedConfig(umap=False),
         n_threads=chosen.n_threads,
@@ -148,7 +153,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         MemoryWatch() as memory,
     ):
         plan = plan_integration(atlas, config, cluster)
-        plan = replace(plan, stages={name: plan.stages[name] for name in STAGES})
+        plan = replace(plan, stages={n: cost for n, cost in plan.stages.items() if n in STAGES})
         folder = Path(name)
         with running(cluster, plan, chosen.n_threads, atlas, folder) as engine:
             began = time.perf_counter()
@@ -175,7 +180,8 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         "n_threads": chosen.n_threads,
         "n_workers": chosen.workers,
         "schedule": [config.inmf.minibatches_per_task, config.inmf.staleness],
-        "n_epochs": found.history.epoch[-1] + 1,
+        "solver": chosen.solver,
+        "n_epochs": found.history.n_epochs,
         "objective": found.solution.objective,
         "seconds": ended - began,
         "factorisation_s": ended - prepared_at,
@@ -192,7 +198,8 @@ def stages(began: float, moments: list[tuple[str, float]], ended: float) -> dict
     starts = [began, *(at for _, at in moments[1:]), ended]
     found: dict[str, float] = {}
     for (name, _), (start, stop) in zip(moments, pairwise(starts), strict=True):
-        key = "epochs" if name.startswith("epoch") else name
+        counted = {"epoch": "epochs", "iteration": "iterations"}
+        key = counted.get(name.split()[0], name)
         found[key] = found.get(key, 0.0) + stop - start
     return found
 

@@ -1,4 +1,4 @@
-"""A peer factorises scaled counts: python factorise.py NAME FOLDER K LAMBDA N_THREADS LIMIT_S.
+"""A peer factorises scaled counts: factorise.py NAME FOLDER K LAMBDA N_THREADS LIMIT_S [SEED].
 
 Runs in the peers' environment; benchmarks/bench_scaling_peers.py says which that is. In
 FOLDER a file ``<dataset>.npz`` for every dataset has its cells (CSR, float32, cells x genes).
@@ -34,9 +34,9 @@ Metagenes = tuple[Any, list[Any]]
 
 
 class Factorise(Protocol):
-    """Takes what the peer holds, k, lambda and threads."""
+    """Takes what the peer holds, k, lambda and threads, and perhaps a seed."""
 
-    def __call__(self, data: Any, k: int, lam: float, n_threads: int) -> Metagenes:
+    def __call__(self, data: Any, k: int, lam: float, n_threads: int, **seed: int) -> Metagenes:
         """Metagenes, after the peer's own number of passes."""
 
 
@@ -73,6 +73,22 @@ def nmf_torch(data: list[Any], k: int, lam: float, n_threads: int, seed: int = 0
     _, W, V, _ = nmf.integrative_nmf(
         data, n_components=k, lam=lam, mode="online", random_state=seed, n_jobs=n_threads
     )
+    return by_factor(W, V, k)
+
+
+def nmf_torch_batch(
+    data: list[Any], k: int, lam: float, n_threads: int, seed: int = 0
+) -> Metagenes:
+    """The batch mode of nmf-torch until ten iterations lower the root of F by a millionth."""
+    import nmf
+
+    how = {"mode": "batch", "tol": 1e-6, "batch_max_iter": 2000, "random_state": seed}
+    _, W, V, _ = nmf.integrative_nmf(data, n_components=k, lam=lam, n_jobs=n_threads, **how)
+    return by_factor(W, V, k)
+
+
+def by_factor(W: Any, V: list[Any], k: int) -> Metagenes:
+    """Metagenes of nmf-torch, a row a factor."""
     # It returns genes x k or k x genes, depending on its algorithm.
     turn = np.shape(W)[0] != k
     return np.asarray(W).T if turn else np.asarray(W), [
@@ -121,6 +137,9 @@ def pyliger_als(data: Any, k: int, lam: float, n_threads: int) -> Metagenes:
     return data.W.T, [v.T for v in data.V]
 
 
+BATCH = Peer("nmf-torch", hold_dense, nmf_torch_batch)
+"""For the objective at convergence, not for speed: benchmarks/bench_batch.py."""
+
 PEERS = {
     "nmf-torch": Peer("nmf-torch", hold_dense, nmf_torch),
     "pyliger-online": Peer("pyliger", hold_liger, pyliger_online),
@@ -137,16 +156,16 @@ def matrices_in(folder: Path) -> list[Any]:
 
 
 def run(
-    name: str, folder: Path, k: int, lam: float, n_threads: int, limit_s: float
+    name: str, folder: Path, k: int, lam: float, n_threads: int, limit_s: float, **seed: int
 ) -> dict[str, Any]:
     """Factorise, and save the metagenes."""
-    peer = PEERS[name]
+    peer = {**PEERS, "nmf-torch-batch": BATCH}[name]
     data = peer.hold(matrices_in(folder))
     with runpy.run_path(str(MEMORY))["MemoryWatch"]() as memory:
         if limit_s:
             Timer(limit_s, stop, (limit_s, memory)).start()
         began = time.perf_counter()
-        W, V = peer.factorise(data, k, lam, n_threads)
+        W, V = peer.factorise(data, k, lam, n_threads, **seed)
         seconds = time.perf_counter() - began
     np.savez(folder / f"{name}-metagenes.npz", W=np.asarray(W, float), V=np.array(V, float))
     return {
@@ -164,7 +183,8 @@ def stop(limit_s: float, memory: Any) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    name, folder, *numbers = sys.argv[1:]
-    k, lam, n_threads, limit_s = map(float, numbers)
-    print(json.dumps(run(name, Path(folder), int(k), lam, int(n_threads), limit_s)), flush=True)
+    name, folder, k, lam, n_threads, limit_s, *seed = sys.argv[1:]
+    given = {"seed": int(seed[0])} if seed else {}
+    numbers = int(k), float(lam), int(n_threads), float(limit_s)
+    print(json.dumps(run(name, Path(folder), *numbers, **given)), flush=True)
     os._exit(0)  # a timer may be left
