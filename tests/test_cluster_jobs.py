@@ -140,6 +140,17 @@ def test_fitting_with_a_client_records_its_schedule(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_batch_iterations_give_the_bytes_of_threads(
+    atlas: Path, client: Any, tmp_path: Path
+) -> None:
+    here, there = (tigon.INMF(4, n_epochs=3, n_genes=80) for _ in range(2))
+    here.fit(atlas, batch_key="batch")
+    there.fit(atlas, batch_key="batch", client=client, scratch=tmp_path)
+    assert here.W_.tobytes() == there.W_.tobytes()
+    assert here.history_["loss"].tobytes() == there.history_["loss"].tobytes()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_workers_cannot_open_is_refused(client: Any, out: Path) -> None:
     counts = planted(n=600, m=90, k=4).adata
     with pytest.raises(InputError, match=r"cannot be sent to another process.*`tigon ingest`"):
