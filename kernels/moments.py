@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class CellSums:
-    """Per-cell figures of a block, each of shape (n_cells,).
+    """Per-cell figures of a block, of shape (n_cells,) unless they say otherwise.
 
     Attributes
     ----------
@@ -25,13 +25,14 @@ class CellSums:
         Sum of counts, float64.
     n_genes
         Genes with a count above zero, int64.
-    marked
-        Sum of counts over the marked (mitochondrial) genes, float64.
+    of_kinds
+        Sums of counts over the genes of each kind (mitochondrial, ribosomal), float64,
+        shape (n_cells, n_kinds).
     """
 
     totals: NDArray[np.float64]
     n_genes: NDArray[np.int64]
-    marked: NDArray[np.float64]
+    of_kinds: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,16 @@ class GeneSums:
 
 
 @njit(cache=True, nogil=True)
-def _cell_sums(indptr, indices, values, marked_genes, totals, n_genes, marked):  # type: ignore[no-untyped-def]
+def _cell_sums(indptr, indices, values, kinds, totals, n_genes, of_kinds):  # type: ignore[no-untyped-def]
     for c in range(len(totals)):
         for t in range(indptr[c], indptr[c + 1]):
             value = np.float64(values[t])
             totals[c] += value
             if value > 0.0:
                 n_genes[c] += 1
-            if marked_genes[indices[t]]:
-                marked[c] += value
+            kind = kinds[indices[t]]
+            if 0 < kind <= of_kinds.shape[1]:
+                of_kinds[c, kind - 1] += value
 
 
 @njit(cache=True, nogil=True)
@@ -81,24 +83,25 @@ def cell_sums(
     indptr: NDArray[np.int64],
     indices: NDArray[np.unsignedinteger | np.signedinteger],
     values: NDArray[np.unsignedinteger | np.floating],
-    marked_genes: NDArray[np.bool_],
+    kinds: NDArray[np.uint8],
+    n_kinds: int,
 ) -> CellSums:
-    """Totals, detected genes and marked counts of every cell of a block.
+    """Totals, detected genes and counts in kinds of genes of every cell of a block.
 
     Parameters
     ----------
     indptr, indices, values
         The block's CSR arrays (n_cells + 1,), (nnz,), (nnz,).
-    marked_genes
-        Which genes count as marked, shape (n_genes,).
+    kinds, n_kinds
+        Kind of each gene, uint8, shape (n_genes,). Kinds 1 to ``n_kinds`` are summed.
 
     Returns
     -------
     CellSums
     """
     n = len(indptr) - 1
-    sums = CellSums(np.zeros(n), np.zeros(n, np.int64), np.zeros(n))
-    _cell_sums(indptr, indices, values, marked_genes, sums.totals, sums.n_genes, sums.marked)
+    sums = CellSums(np.zeros(n), np.zeros(n, np.int64), np.zeros((n, n_kinds)))
+    _cell_sums(indptr, indices, values, kinds, sums.totals, sums.n_genes, sums.of_kinds)
     return sums
 
 

@@ -122,11 +122,12 @@ def sparse_gram(Y: Float64) -> Float64:
 
 
 def cell_sums(
-    X: sparse.csr_array, marked_genes: NDArray[np.bool_]
+    X: sparse.csr_array, kinds: NDArray[np.uint8], n_kinds: int
 ) -> tuple[Float64, NDArray[np.int64], Float64]:
-    """Total, detected genes and total of the marked genes of each cell, shapes (n,)."""
+    """Total and detected genes of each cell, (n,), and totals of kinds of genes, (n, n_kinds)."""
     dense = X.toarray().astype(np.float64)
-    return dense.sum(axis=1), (dense > 0).sum(axis=1), dense[:, marked_genes].sum(axis=1)
+    of_kinds = dense @ np.equal.outer(kinds, np.arange(1, n_kinds + 1))
+    return dense.sum(axis=1), (dense > 0).sum(axis=1), of_kinds
 
 
 def gene_sums(

@@ -46,7 +46,7 @@ LANDMARK_BYTES = 4000
 LAID_OUT_BYTES = 2000
 """What is left of them, and the layout, of one landmark cell."""
 
-CELL_BYTES = 40
+CELL_BYTES = 44
 """Kept for every cell from the first pass on: totals, detected genes, codes, clusters."""
 
 PACKED_BYTES = 32
@@ -58,7 +58,7 @@ PLACED_BYTES = 56
 ALIGNED_BYTES = 24
 """Of a cell while cells are sampled from datasets and clusters."""
 
-WRITTEN_BYTES = 20
+WRITTEN_BYTES = 24
 """Of a cell while the run is written: its own columns of the table, once more as stored."""
 
 _TYPICAL_CELLS = 1 << 14

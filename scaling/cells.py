@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.checking import check_number
+from tigon.scaling.gene_kinds import MITOCHONDRIAL
 from tigon.storage.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class CellFilter:
         return (
             (cells.n_genes >= self.min_genes)
             & (cells.totals >= self.min_counts)
-            & (cells.marked <= self.max_mito * cells.totals)
+            & (cells.of_kinds[:, MITOCHONDRIAL - 1] <= self.max_mito * cells.totals)
         )
 
 

@@ -39,7 +39,7 @@ WORTH_S = 60.0
 
 _JOB = "job.json"
 _LOCK = "tigon-lock"
-_FORMAT = 1
+_FORMAT = 2
 _STEPS = {
     "prepared.npz": "the first pass",
     "pack/pack.json": "packing",

@@ -128,6 +128,8 @@ def cell_table(
     }
     if found.mitochondrial.any():
         new["pct_counts_mt"] = 100 * found.mitochondrial[kept]
+    if found.ribosomal.any():
+        new["pct_counts_ribo"] = 100 * found.ribosomal[kept]
     if len(landmarks) < (clusters >= 0).sum():
         new["tigon_landmark"] = is_landmark = np.zeros(len(codes), bool)
         is_landmark[landmarks] = True

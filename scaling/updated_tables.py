@@ -32,6 +32,8 @@ def new_cells(atlas: Atlas, arrival: Arrival) -> pd.DataFrame:
     }
     if found.mitochondrial.any():
         added["pct_counts_mt"] = 100 * found.mitochondrial[cells]
+    if found.ribosomal.any():
+        added["pct_counts_ribo"] = 100 * found.ribosomal[cells]
     return atlas.obs.iloc[cells].assign(**added)
 
 

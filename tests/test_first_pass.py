@@ -40,6 +40,7 @@ def test_sums_agree_with_numpy(adata, atlas: tigon.Atlas) -> None:  # type: igno
     np.testing.assert_array_equal(found.totals, totals)
     np.testing.assert_array_equal(found.n_detected, (X > 0).sum(axis=1))
     np.testing.assert_allclose(found.mitochondrial, X[:, -2:].sum(axis=1) / totals, rtol=1e-6)
+    np.testing.assert_array_equal(found.ribosomal, 0)
     x = X / totals[:, None]
     for d, name in enumerate(datasets_of(atlas, "batch").names):
         mine = (adata.obs["batch"] == name).to_numpy()

@@ -31,8 +31,10 @@ def test_a_factor_that_explains_nothing_is_left_out_of_the_residual() -> None:
 
 def test_the_specification_of_moments_is_the_definition() -> None:
     X = sparse.csr_array(np.array([[1, 0, 3], [0, 0, 0], [2, 2, 0]]))
-    totals, n_genes, marked = reference.cell_sums(X, np.array([False, True, True]))
-    np.testing.assert_array_equal([totals, n_genes, marked], [[4, 0, 4], [2, 0, 2], [3, 0, 2]])
+    kinds = np.array([0, 1, 2], np.uint8)
+    totals, n_genes, of_kinds = reference.cell_sums(X, kinds, 2)
+    np.testing.assert_array_equal([totals, n_genes], [[4, 0, 4], [2, 0, 2]])
+    np.testing.assert_array_equal(of_kinds, [[0, 3], [0, 0], [2, 0]])
     codes, weights = np.array([1, 0, 1]), np.array([1.0, 1.0, 0.5])
     first, second, n = reference.gene_sums(X, weights, codes, 2)
     np.testing.assert_array_equal(first, [[0, 0, 0], [2, 1, 3]])
@@ -44,12 +46,13 @@ def test_the_specification_of_moments_is_the_definition() -> None:
 def test_moments_agree_with_the_specification(kind: type) -> None:
     X, rng = draw_counts(1, 120, 40), np.random.default_rng(1)
     arrays = X.indptr.astype(np.int64), X.indices.astype(np.uint16), X.data.astype(kind)
-    marked, codes, weights = rng.random(40) < 0.2, rng.integers(-1, 3, 120), rng.random(120)
-    cells = cell_sums(*arrays, marked)
-    totals, n_genes, of_marked = reference.cell_sums(X, marked)
+    kinds = rng.integers(0, 4, 40).astype(np.uint8)
+    codes, weights = rng.integers(-1, 3, 120), rng.random(120)
+    cells = cell_sums(*arrays, kinds, 2)
+    totals, n_genes, of_kinds = reference.cell_sums(X, kinds, 2)
     np.testing.assert_array_equal(cells.totals, totals)
     np.testing.assert_array_equal(cells.n_genes, n_genes)
-    np.testing.assert_array_equal(cells.marked, of_marked)
+    np.testing.assert_array_equal(cells.of_kinds, of_kinds)
     genes = gene_sums(*arrays, weights, codes, (3, 40))
     first, second, n_nonzeros = reference.gene_sums(X, weights, codes, 3)
     # Float64 sums of up to 120 positive terms, in either order.

@@ -262,12 +262,14 @@ def test_moments_agree_with_numpy(dtype: type) -> None:
     p = draw_problem(8, n=120, m=40)
     arrays = (p.tile.indptr, p.tile.genes, p.tile.counts.astype(dtype))
     rng = np.random.default_rng(9)
-    marked, codes = rng.random(40) < 0.2, rng.integers(-1, 3, 120)
+    kinds, codes = rng.integers(0, 4, 40).astype(np.uint8), rng.integers(-1, 3, 120)
     dense = sparse.csr_array((p.tile.counts, p.tile.genes, p.tile.indptr), (120, 40)).toarray()
-    cells = cell_sums(*arrays, marked)
+    cells = cell_sums(*arrays, kinds, 2)
     np.testing.assert_array_equal(cells.totals, dense.sum(axis=1))
     np.testing.assert_array_equal(cells.n_genes, (dense > 0).sum(axis=1))
-    np.testing.assert_array_equal(cells.marked, dense[:, marked].sum(axis=1))
+    for kind in (1, 2):
+        of_kind = dense[:, kinds == kind].sum(axis=1)
+        np.testing.assert_array_equal(cells.of_kinds[:, kind - 1], of_kind)
     weights = rng.random(120)
     genes = gene_sums(*arrays, weights, codes, (3, 40))
     x = dense * weights[:, None]
@@ -282,7 +284,7 @@ def test_large_counts_do_not_overflow() -> None:
     arrays = (np.array([0, 2]), np.array([0, 1], np.uint16), np.array([60_000, 60_000], np.uint16))
     genes = gene_sums(*arrays, np.ones(1), np.zeros(1, np.int64), (1, 2))
     np.testing.assert_array_equal(genes.second, [[3.6e9, 3.6e9]])
-    assert cell_sums(*arrays, np.zeros(2, bool)).totals[0] == 120_000
+    assert cell_sums(*arrays, np.zeros(2, np.uint8), 0).totals[0] == 120_000
 
 
 def test_loadings_that_would_go_into_a_copy_are_refused() -> None:

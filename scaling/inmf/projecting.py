@@ -194,8 +194,8 @@ class _Solver:
 
     def __call__(self, start: int) -> list[_Tile]:
         block = self.atlas.get().read(start, min(start + BLOCK_CELLS, self.n_cells))
-        unmarked = np.zeros(block.n_genes, bool)
-        totals = cell_sums(block.indptr, block.indices, block.values, unmarked).totals
+        of_no_kind = np.zeros(block.n_genes, np.uint8)
+        totals = cell_sums(block.indptr, block.indices, block.values, of_no_kind, 0).totals
         cells = select(block, self.selection, self.codes, totals)
         tiles = []
         for tile in cut_tiles(cells):
