@@ -16,7 +16,7 @@ from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
 from tigon.storage.progress import Progress, silent, whole_stage
-from tigon.storage.rows import RowFile
+from tigon.storage.rows import RowFile, RowReader
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -48,7 +48,7 @@ class Arranged:
 
 
 def arrange_cells(
-    loadings: RowFile,
+    loadings: RowReader,
     codes: NDArray[np.int32],
     n_datasets: int,
     labels: NDArray[np.str_] | None,
@@ -81,7 +81,7 @@ def arrange_cells(
     Six passes over the loadings, one more over the points.
     """
     n = len(codes)
-    aligned = RowFile(folder / "aligned", loadings.shape)
+    aligned = RowFile(folder / "aligned", (n, loadings.shape[1]))
     layout = RowFile(folder / "layout", (n, 2)) if embed_config.umap else None
 
     def write_points(start: int, rows: NDArray[np.float32]) -> None:

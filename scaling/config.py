@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding.config import EmbedConfig
+from tigon.scaling.factors.dropping import checked_factors
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.preparing import PrepareConfig
 
@@ -50,6 +51,8 @@ class IntegrateConfig:
         Which cells and genes take part.
     inmf
         The factorisation; its ``random_state`` seeds everything.
+    drop_factors
+        Factors that are found but that alignment and what follows leave out.
     align
         How loadings are brought onto one scale.
     embed
@@ -65,11 +68,16 @@ class IntegrateConfig:
     opening: OpenConfig = field(default_factory=OpenConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     inmf: INMFConfig = field(default_factory=INMFConfig)
+    drop_factors: tuple[int, ...] = ()
     align: AlignConfig = field(default_factory=AlignConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     label_key: str | None = None
     n_threads: int = 1
     memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        dropped = checked_factors(self.drop_factors, self.inmf.n_components)
+        object.__setattr__(self, "drop_factors", dropped)
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, as a run stores them."""

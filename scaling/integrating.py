@@ -22,6 +22,7 @@ from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import Cluster, ThreadEngine
+from tigon.scaling.factors.dropping import without_factors
 from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.inmf.solving import Solution
@@ -167,12 +168,15 @@ class _Stages:
             prepared = self._prepare()
         give_back()
         with self.journal.stage("factorisation"):
-            loadings = self._rows(prepared, "loadings")
+            loadings = self._loadings(prepared)
             found = self._factorise(prepared, loadings)
         give_back()
         with self.journal.stage("alignment"):
-            aligned = self._rows(prepared, "aligned")
-            joint = self._align(prepared, loadings, aligned)
+            compared = without_factors(loadings, self.config.drop_factors)
+            aligned = RowFile(
+                self.folder / "aligned", (len(prepared.kept_codes), compared.shape[1])
+            )
+            joint = self._align(prepared, compared, aligned)
         give_back()
         with self.journal.stage("clusters and layout"):
             layout = RowFile(self.folder / "layout", (len(prepared.kept_codes), 2))
@@ -184,9 +188,9 @@ class _Stages:
         obs = cell_table(self.atlas, prepared, clusters, landmarks)
         return self._contents(prepared, found, obs, obsm, scored)
 
-    def _rows(self, prepared: Prepared, name: str) -> RowFile:
+    def _loadings(self, prepared: Prepared) -> RowFile:
         shape = (len(prepared.kept_codes), self.config.inmf.n_components)
-        return RowFile(self.folder / name, shape, keep=True)
+        return RowFile(self.folder / "loadings", shape, keep=True)
 
     def _prepare(self) -> Prepared:
         kept = self.job.load("prepared.npz")
@@ -233,7 +237,9 @@ class _Stages:
             return 0
         return bytes_to_spare(self.plan, self.config.memory_limit_bytes)
 
-    def _align(self, prepared: Prepared, loadings: RowFile, aligned: RowFile) -> NDArray[np.int32]:
+    def _align(
+        self, prepared: Prepared, loadings: RowReader, aligned: RowFile
+    ) -> NDArray[np.int32]:
         """Joint clusters, -1 for cells without loadings; what is written are points.
 
         Points, not loadings, so that whoever reads ``X_inmf_aligned`` and takes

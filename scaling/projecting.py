@@ -28,6 +28,7 @@ from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.embedding.scores import NO_LABEL
 from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.factors.dropping import kept_factors, without_factors
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.projecting import Query, make_query, project_with_sums
 from tigon.scaling.inmf.solving import Solution
@@ -46,7 +47,7 @@ from tigon.scaling.transferring import (
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
-from tigon.storage.rows import RowFile
+from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
@@ -148,7 +149,8 @@ def project_on_run(
                 solution = project_with_sums(atlas, query, tol, engine, write, progress)
             with journal.stage("labels"):
                 references = _references(run, labels, known)
-                laid = _lay(H, references, aside.folder, engine, progress)
+                compared = without_factors(H, recalling.dropped_factors(run))
+                laid = _lay(compared, references, aside.folder, engine, progress)
         contents = _contents(run, atlas, config, known, query, solution, H, laid)
         with journal.stage("writing"):
             finished = replace(
@@ -207,10 +209,10 @@ def _references(run: Run, labels: NDArray[np.str_], known: Known) -> References:
             "no cell of the run has a label that could be taken over: at least one is needed; "
             "choose another --label-key"
         )
-    names = pd.Index(known.names)
+    names, dropped = pd.Index(known.names), recalling.dropped_factors(run)
     return choose_references(
-        run.loadings,
-        factor_scale(run.A, run.n_cells),
+        without_factors(run.loadings, dropped),
+        factor_scale(run.A, run.n_cells)[kept_factors(known.n_components, dropped)],
         names.get_indexer(pd.Index(run.obs["tigon_dataset"].astype(str))).astype(np.int32),
         labels,
         clusters,
@@ -221,7 +223,7 @@ def _references(run: Run, labels: NDArray[np.str_], known: Known) -> References:
 
 
 def _lay(
-    H: RowFile,
+    H: RowReader,
     references: References,
     folder: Path,
     engine: ThreadEngine,
@@ -229,13 +231,13 @@ def _lay(
 ) -> _Laid:
     """What the cells take over, tile by tile."""
     n = H.shape[0]
-    points = RowFile(folder / "points", H.shape)
+    points = RowFile(folder / "points", (n, H.shape[1]))
     layout = None if references.coordinates is None else RowFile(folder / "layout", (n, 2))
     parts: list[Taken] = []
     for start, stop in tiles(n):
         rows = H.read(start, stop)
         taken = take_over(rows, references, engine.n_threads)
-        points.write(start, to_space(rows / references.factor_scale))
+        points.write(start, to_space(np.divide(rows, references.factor_scale, dtype=np.float32)))
         if layout is not None and taken.coordinates is not None:
             layout.write(start, taken.coordinates)
         parts.append(taken)

@@ -26,6 +26,9 @@ Config = TypeVar("Config")
 UPDATES = "updates"
 """Part of a run's configuration: what each update was given, by its number."""
 
+DROPPED = "drop_factors"
+"""Part of a run's configuration: factors that alignment and what follows leave out."""
+
 VERSION = "tigon_version"
 """Column of ``obs``: the update whose metagenes a cell's loadings are of; 0 for the first."""
 
@@ -94,6 +97,11 @@ def batch_key(run: Run) -> str | list[str] | None:
     """Columns that named the datasets."""
     key: str | list[str] | None = run.config["prepare"]["batch_key"]
     return key
+
+
+def dropped_factors(run: Run) -> tuple[int, ...]:
+    """Factors that alignment, clusters and layout leave out, ascending."""
+    return tuple(int(number) for number in run.config.get(DROPPED, ()))
 
 
 def n_updates(run: Run) -> int:

@@ -72,18 +72,28 @@ def finish_cells(
     table: pd.DataFrame, version: NDArray[np.int32], arranged: Arranged
 ) -> pd.DataFrame:
     """The table with the version, the cluster and, where not all are one, the landmarks."""
+    return with_clusters(table.assign(**{VERSION: version}), arranged)
+
+
+def with_clusters(table: pd.DataFrame, arranged: Arranged) -> pd.DataFrame:
+    """The table with the cluster of each cell and, where not all are one, the landmarks."""
     clusters = arranged.clusters
     names = [str(c) for c in range(int(clusters.max(initial=-1)) + 1)]
     if (clusters < 0).any():
         names.append(UNASSIGNED)
     codes = np.where(clusters < 0, len(names) - 1, clusters)
-    found: dict[str, Any] = {
-        VERSION: version,
-        "tigon_cluster": pd.Categorical.from_codes(codes, pd.Index(names)),
-    }
+    found: dict[str, Any] = {"tigon_cluster": pd.Categorical.from_codes(codes, pd.Index(names))}
     if len(arranged.landmarks) < (clusters >= 0).sum():
         found["tigon_landmark"] = np.isin(np.arange(len(table)), arranged.landmarks)
     return table.assign(**found)
+
+
+def known_labels(table: pd.DataFrame, label_key: str | None) -> NDArray[np.str_] | None:
+    """Known labels of all cells; "" where there is none. None without such a column."""
+    if label_key is None or label_key not in table:
+        return None
+    column = table[label_key]
+    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(np.str_)
 
 
 def with_detected(var: pd.DataFrame, arrival: Arrival | None) -> pd.DataFrame:

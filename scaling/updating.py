@@ -22,6 +22,7 @@ from tigon.scaling.arranging import Arranged, arrange_cells
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.factors.dropping import without_factors
 from tigon.scaling.inmf.arriving import Arrival, arrive
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.continuing import continue_fit
@@ -33,7 +34,13 @@ from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.preparing import PrepareConfig
 from tigon.scaling.recording import versions
 from tigon.scaling.refreshing import refresh
-from tigon.scaling.updated_tables import all_cells, finish_cells, new_cells, with_detected
+from tigon.scaling.updated_tables import (
+    all_cells,
+    finish_cells,
+    known_labels,
+    new_cells,
+    with_detected,
+)
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent
@@ -262,10 +269,10 @@ class _Update:
             align = replace(align, reference=again)
         with self.journal.stage("alignment, clusters and layout"):
             return arrange_cells(
-                loadings,
+                without_factors(loadings, recalling.dropped_factors(self.run)),
                 codes,
                 len(known.names),
-                _labels(table, self.run.config.get("label_key")),
+                known_labels(table, self.run.config.get("label_key")),
                 align,
                 recalling.embed_config(self.run),
                 self.config.inmf.random_state,
@@ -344,14 +351,6 @@ def _versions_of(obs: pd.DataFrame) -> NDArray[np.int32]:
     if recalling.VERSION not in obs:
         return np.zeros(len(obs), np.int32)
     return obs[recalling.VERSION].to_numpy().astype(np.int32)
-
-
-def _labels(table: pd.DataFrame, label_key: str | None) -> NDArray[np.str_] | None:
-    """Known labels of all cells; "" where there is none."""
-    if label_key is None or label_key not in table:
-        return None
-    column = table[label_key]
-    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(np.str_)
 
 
 def _continued(before: Mapping[str, NDArray[Any]], steps: History) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tigon.factor_calls import drop_factors, factors
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
     from tigon.scaling.inmf.batch_estimator import INMF
@@ -43,7 +44,9 @@ _HOMES = {
     "OutputExistsError": "tigon.storage.errors",
     "Run": "tigon.storage.runs.run",
     "TigonError": "tigon.storage.errors",
+    "drop_factors": "tigon.factor_calls",
     "export_h5ad": "tigon.storage.runs.export",
+    "factors": "tigon.factor_calls",
     "integrate": "tigon.main_job",
     "open": "tigon.storage",
     "plan": "tigon.main_job",
@@ -65,7 +68,9 @@ __all__ = [
     "Run",
     "TigonError",
     "__version__",
+    "drop_factors",
     "export_h5ad",
+    "factors",
     "integrate",
     "open",
     "plan",

@@ -45,7 +45,7 @@ _ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
 _NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
 """Endings of ``out`` that promise another type of file."""
 _CLUSTER = ("client", "scheduler", "workers")
-_OTHERS = ("cache", "label_key", "memory_limit", "n_threads", "scratch", *_CLUSTER)
+_OTHERS = ("cache", "drop_factors", "label_key", "memory_limit", "n_threads", "scratch", *_CLUSTER)
 
 
 def integrate(
@@ -100,7 +100,8 @@ def integrate(
         Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
         on joint clusters, ``reference``, the number of the dataset that others
-        are mapped to (None for their mean). Clusters and layout:
+        are mapped to (None for their mean); ``drop_factors``, numbers of factors that it and
+        what follows leave out (:func:`tigon.factors` lists them). Clusters and layout:
         ``resolution``, ``n_neighbors`` in the graph, ``n_landmarks``,
         ``n_placing``, ``umap`` (whether to lay out), ``min_dist``,
         ``n_layout_epochs``; ``label_key`` to score against. Machine:
@@ -271,6 +272,7 @@ def _configure(source: Counts, options: dict[str, Any]) -> tuple[IntegrateConfig
         opening=_opening(source, take(_OPEN)),
         prepare=PrepareConfig(**take(_PREPARE), cell_filter=CellFilter(**take(_FILTER))),
         inmf=INMFConfig(**take(_INMF)),
+        drop_factors=given.pop("drop_factors", ()),
         align=AlignConfig(**take(_ALIGN)),
         embed=EmbedConfig(**take(_EMBED)),
         label_key=given.pop("label_key", None),

@@ -101,7 +101,7 @@ def update(
     ignored, those that new data lack are masked; notices count both.
     """
     run = run if isinstance(run, Run) else Run.open(Path(run))
-    out = _output(out, report=report, overwrite=overwrite)
+    out = output_of(out, report=report, overwrite=overwrite)
     if new is None and not drop and refresh is None:
         raise InputError(
             "nothing is to be updated: new cells, datasets to drop or data to refresh old cells "
@@ -203,7 +203,7 @@ def project(
             f"{unknown[0]!r} is not an option of project: there are {', '.join(sorted(_OPEN))}"
         )
     run = run if isinstance(run, Run) else Run.open(Path(run))
-    out = _output(out, report=False, overwrite=overwrite)
+    out = output_of(out, report=False, overwrite=overwrite)
     key = recalling.batch_key(run) if batch_key is None else batch_key
     config = ProjectConfig(
         batch_key=key if key is None or isinstance(key, str) else list(key),
@@ -245,7 +245,14 @@ def threads(n_threads: int | None) -> int:
     return n_threads
 
 
-def _output(out: str | os.PathLike[str], *, report: bool, overwrite: bool) -> Path:
+def output_of(out: str | os.PathLike[str], *, report: bool, overwrite: bool) -> Path:
+    """Where a run is to be written; refused where it cannot be.
+
+    Raises
+    ------
+    TigonError
+        No name was given, or something is there already.
+    """
     if not os.fspath(out):
         raise InputError("no output was named: a run is needed; for instance out='run2.zarr'")
     check_outputs(Path(out), overwrite=overwrite, report=report)

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tigon.storage.encoding import key
 from tigon.storage.errors import InputError
@@ -26,8 +27,11 @@ def to_xarray(run: Run) -> xarray.Dataset:
     arrays: dict[str, Any] = {"W": _array(xr, run.group["varm/W"], factor).transpose()}
     metagenes = [_array(xr, run.group[f"varm/V_{key(name)}"], factor) for name in run.datasets]
     arrays["V"] = xr.Variable.concat(metagenes, "dataset").transpose("dataset", "factor", "gene")
+    kept = _kept_factors(run)
     for name in obsm:
         columns = "factor" if name in _NAMES else f"{name}_axis"
+        if name == "X_inmf_aligned" and len(kept) < len(run.W):
+            columns = "kept_factor"
         arrays[_NAMES.get(name, name)] = _array(xr, run.group[f"obsm/{name}"], ("cell", columns))
     arrays["objective"] = run.objective
     statistics = xr.open_zarr(run.path, group=GROUP)
@@ -39,10 +43,16 @@ def to_xarray(run: Run) -> xarray.Dataset:
             "factor": np.arange(len(statistics["factor"])),
             "factor_b": np.arange(len(statistics["factor"])),
             "dataset": np.array(run.datasets, dtype=object),
+            **({"kept_factor": kept} if len(kept) < len(run.W) else {}),
         },
         attrs={"path": str(run.path), "command": run.command},
     )
     return dataset
+
+
+def _kept_factors(run: Run) -> NDArray[np.int64]:
+    """Factors that the aligned loadings are of, int64."""
+    return np.setdiff1d(np.arange(len(run.W)), np.asarray(run.config.get("drop_factors", ()), int))
 
 
 def _array(xr: Any, array: Any, dims: tuple[str, ...]) -> Any:

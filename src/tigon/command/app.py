@@ -9,6 +9,7 @@ import typer
 from tigon.command.cache import cache
 from tigon.command.convert import convert
 from tigon.command.export import export
+from tigon.command.factors import factors
 from tigon.command.info import info
 from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
@@ -64,6 +65,7 @@ app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True, cls=RememberingCommand)(update)
 app.command(no_args_is_help=True, cls=RememberingCommand)(project)
+app.command(no_args_is_help=True, cls=RememberingCommand)(factors)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=True)(serve)

@@ -18,6 +18,7 @@ from tigon.command.options import (
     OUTPUT,
     AllowNonInteger,
     Cache,
+    DropFactors,
     GeneIdColumn,
     Join,
     JoinOption,
@@ -38,7 +39,7 @@ from tigon.command.options import (
     Workers,
 )
 from tigon.command.showing.session import Session, session
-from tigon.command.values import check_spared, number_or, wanted_genes
+from tigon.command.values import check_spared, number_or, wanted_factors, wanted_genes
 
 _ARGUMENTS = "tigon.arguments"
 
@@ -175,6 +176,7 @@ def integrate(
             rich_help_panel=FACTORS,
         ),
     ] = 0,
+    drop_factors: DropFactors = None,
     resolution: Annotated[
         float,
         typer.Option(help="Of the clusters: larger finds more.", rich_help_panel=FACTORS),
@@ -268,6 +270,7 @@ def integrate(
             gene_id_column=gene_id_column,
             allow_non_integer=allow_non_integer,
             resolution=resolution,
+            drop_factors=wanted_factors(drop_factors),
             umap=umap,
         )
         source = sources[0] if len(sources) == 1 else sources

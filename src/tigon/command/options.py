@@ -97,6 +97,16 @@ Cache = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+DropFactors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N]",
+        help="Leave these factors out of alignment, clusters and layout, by the numbers that "
+        "`tigon factors` shows; none to take all.",
+        show_default="none",
+        rich_help_panel=FACTORS,
+    ),
+]
 MinibatchesPerTask = Annotated[
     int | None,
     typer.Option(

@@ -67,6 +67,25 @@ def number_or(text: str, word: str, option: str) -> int | str:
         ) from None
 
 
+def wanted_factors(text: str | None) -> tuple[int, ...]:
+    """Numbers of factors such as ``3,7``; nothing for None or ``none``.
+
+    Raises
+    ------
+    InputError
+        It is not of that kind.
+    """
+    if text is None or text.strip() == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--drop-factors is {text!r}: the numbers of factors are needed, with commas between "
+            "them, or 'none'; for instance --drop-factors 3,7"
+        ) from None
+
+
 def check_spared(sources: Sequence[str], out: str) -> None:
     """Refuse an output that would replace what is read.
 

@@ -56,6 +56,7 @@ def describe_run(run: Run) -> Facts:
         "n_cells": len(obs),
         "n_genes": len(run.genes),
         "n_components": int(run.loadings.shape[1]),
+        "dropped_factors": list(run.config.get("drop_factors", ())),
         "objective": run.objective,
         "datasets": dict(zip(run.datasets, run.n_cells.tolist(), strict=True)),
         "clusters": {str(name): int(n) for name, n in clusters.items()},
@@ -106,7 +107,7 @@ def tell_run(facts: Facts) -> str:
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("datasets", _tell_counts(facts["datasets"])),
-            ("factors", f"{facts['n_components']}"),
+            ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
             ("objective", f"{facts['objective']:.6g}"),
             ("clusters", f"{n_clusters}{unassigned}"),
             *([("scores", ", ".join(told))] if told else []),
@@ -157,6 +158,10 @@ def size_on_disk(path: str) -> int | None:
     if not place.is_dir():
         return None
     return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+
+def _tell_dropped(numbers: list[int]) -> str:
+    return f" ({', '.join(map(str, numbers))} dropped)" if numbers else ""
 
 
 def _count_codes(names: Iterable[str], codes: Any) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Factors of a run: what they are made of, which of them look technical, and leaving some out."""
