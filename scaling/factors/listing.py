@@ -25,7 +25,7 @@ from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.transferring import factor_scale
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
-from tigon.storage.rows import RowReader
+from tigon.storage.rows import ArrayRows, RowReader
 from tigon.storage.runs.columns import categories_of, numbers_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class FactorListing:
     datasets
         Names of the d datasets.
     use, own
-        By dataset, float64, shape (d, k); see the module.
+        By dataset, float64, shape (d, k); see the module. Use is NaN where the run does not
+        say of which dataset its cells are.
     genes
         Top genes of each factor (``tigon.scaling.factors.genes``).
     correlations
@@ -112,8 +113,15 @@ class FactorListing:
     def evened_use(self) -> NDArray[np.float64]:
         """Use by dataset as if all had as many cells, float64, (d, k); sums to 1 or is 0."""
         total = self.use.sum(axis=0)
-        evened: NDArray[np.float64] = self.use / np.where(total > 0, total, 1.0)
+        evened: NDArray[np.float64] = self.use / np.where(total == 0, 1.0, total)
         return evened
+
+    @property
+    def used_by(self) -> list[str]:
+        """Dataset that uses each factor most; "" where it is not known, or none does."""
+        most = np.nan_to_num(self.use).argmax(axis=0)
+        used = np.nan_to_num(self.use).max(axis=0) > 0
+        return [self.datasets[most[f]] if used[f] else "" for f in range(self.use.shape[1])]
 
     @property
     def unevenness(self) -> NDArray[np.float64]:
@@ -122,7 +130,7 @@ class FactorListing:
         if d == 1:
             return np.zeros(u.shape[1])
         entropy = -(u * np.log(np.where(u > 0, u, 1.0))).sum(axis=0)
-        used = u.any(axis=0)
+        used = u.any(axis=0)  # NaN is, and stays NaN
         return np.where(used, 1.0 - entropy / np.log(d), 0.0).clip(0, 1)
 
 
@@ -143,7 +151,7 @@ def list_factors(
     Raises
     ------
     InputError
-        ``n_top`` is not positive, or the run does not say of which dataset its cells are.
+        ``n_top`` is not positive.
 
     Notes
     -----
@@ -159,8 +167,10 @@ def list_factors(
     correlations = _correlations(sums)
     judged = top_genes(scores, N_GENES)
     within = {name: found.within for name, found in correlations.items()}
+    told = len(run.datasets) == 1 or categories_of(run, "tigon_dataset") is not None
     n_loaded = sums.n.reshape(-1, cells.n_datasets).sum(axis=0)
     shares = sums.shares.reshape(-1, cells.n_datasets, len(run.W)).sum(axis=0)
+    unknown = np.full(shares.shape, np.nan)
     weighed = sums.loadings * factor_sizes(run.W)
     return FactorListing(
         n_cells=run.loadings.shape[0],
@@ -168,7 +178,7 @@ def list_factors(
         loadings=weighed / max(weighed.sum(), np.finfo(float).tiny),
         n_strongest=sums.n_strongest,
         datasets=run.datasets,
-        use=shares / np.maximum(n_loaded, 1)[:, None],
+        use=shares / np.maximum(n_loaded, 1)[:, None] if told else unknown,
         own=_own_parts(run),
         genes=[[str(name) for name in names[top]] for top in top_genes(scores, n_top)],
         correlations=correlations,
@@ -217,14 +227,11 @@ class _Renumbered:
 
 
 def _datasets(run: Run) -> RowReader:
-    """Number of each cell's dataset, in the order of the statistics."""
+    """Number of each cell's dataset, in the order of the statistics; 0 where none is told."""
     column = categories_of(run, "tigon_dataset")
+    if column is None:
+        return ArrayRows(np.broadcast_to(np.int64(0), run.loadings.shape[0]))
     number = {name: i for i, name in enumerate(run.datasets)}
-    if column is None or not set(column.names) <= set(number):
-        raise InputError(
-            f"the run {run.path} does not say of which dataset its cells are: its factors cannot "
-            "be listed; make a run with `tigon integrate`"
-        )
     return _Renumbered(column.codes, np.array([number[name] for name in column.names], np.int64))
 
 

@@ -62,7 +62,7 @@ def factors(
     Raises
     ------
     InputError
-        There is no run, or it does not say of which dataset its cells are.
+        There is no run, or ``n_top`` or ``n_threads`` is not positive.
 
     Notes
     -----
@@ -94,7 +94,7 @@ def as_table(listing: FactorListing) -> pd.DataFrame:
         "cells": listing.n_strongest / max(1, listing.n_loaded),
         "n_cells": listing.n_strongest,
         "genes": [", ".join(genes) for genes in listing.genes],
-        "used_by": names[listing.evened_use.argmax(axis=0)],
+        "used_by": listing.used_by,
         "use": listing.evened_use.max(axis=0),
         "unevenness": listing.unevenness,
         "own_in": names[listing.own.argmax(axis=0)],

@@ -246,7 +246,8 @@ class Run:
         xarray.Dataset
             ``W`` (factor, gene), ``V`` (dataset, factor, gene), the loadings ``H`` and
             ``H_aligned`` (cell, factor; of the factors that were not dropped, if some
-            were: cell, kept_factor), other matrices of cells under their own names, the statistics ``A``, ``B``, ``n_cells`` and those by gene, and ``objective``.
+            were: cell, kept_factor), other matrices of cells under their own names,
+            the statistics ``A``, ``B``, ``n_cells`` and those by gene, and ``objective``.
             Columns of ``obs`` and ``var`` are coordinates, as ``obs_tigon_cluster``.
 
         Raises

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from tigon.report.grouping import Grouping, printable
 from tigon.report.palette import OTHER
+from tigon.scaling.factors.genes import gene_scores, top_genes
+from tigon.scaling.factors.listing import FactorListing
 from tigon.storage.runs.run import Run
 
 _READ_ROWS = 1 << 16
@@ -18,28 +20,11 @@ N_SPECIFIC = 5
 MAX_DOTS = 8
 
 
-@dataclass(frozen=True)
-class Loadings:
-    """The factors of the cells, summed up.
-
-    Attributes
-    ----------
-    means
-        Mean share of every factor in the cells of every group, float64,
-        (n_groups, k).
-    n_strongest
-        Cells whose largest share is the factor's, int64, (k,).
-    """
-
-    means: NDArray[np.float64]
-    n_strongest: NDArray[np.int64]
-
-
 def cell_shares(run: Run, *, aligned: bool) -> Iterator[NDArray[np.float64]]:
     """Shares of the factors in each cell, (n, k) in parts; a cell's sum to 1, or are all 0.
 
     Aligned cells are stored as the roots of their shares
-    (``tigon.scaling.embedding.space``).
+    (``tigon.scaling.embedding.space``), without the factors that were dropped.
     """
     rows = run.obsm("X_inmf_aligned" if aligned else "X_inmf")
     n = rows.shape[0]
@@ -52,19 +37,19 @@ def cell_shares(run: Run, *, aligned: bool) -> Iterator[NDArray[np.float64]]:
             yield np.divide(H, total, out=np.zeros_like(H), where=total > 0)
 
 
-def sum_up(shares: Iterable[NDArray[np.float64]], k: int, groups: Grouping) -> Loadings:
-    """Mean shares by group, in one pass over them."""
+def mean_shares(
+    shares: Iterable[NDArray[np.float64]], k: int, groups: Grouping
+) -> NDArray[np.float64]:
+    """Mean share of each factor in the cells of each group, float64, (n_groups, k); one pass."""
     sums = np.zeros((len(groups.names), k))
-    strongest = np.zeros(k, dtype=np.int64)
     start = 0
     for part in shares:
         codes = groups.codes[start : start + len(part)]
         start += len(part)
         for factor in range(k):
             sums[:, factor] += np.bincount(codes, part[:, factor], minlength=len(sums))
-        loaded = part.any(axis=1)
-        strongest += np.bincount(part[loaded].argmax(axis=1), minlength=k)
-    return Loadings(sums / groups.sizes[:, None], strongest)
+    means: NDArray[np.float64] = sums / groups.sizes[:, None]
+    return means
 
 
 @dataclass(frozen=True)
@@ -98,9 +83,13 @@ class Factor:
     n_cells
         Cells on which it is the strongest factor.
     group
-        The group with the largest mean share, "" where no cell loads.
+        The group with the largest mean share, "" where no cell loads or it is dropped.
+    technical
+        Why it looks technical; empty where it does not.
+    dropped
+        Whether alignment and what follows leave it out.
     shared
-        Genes with the largest weights in W.
+        Genes that speak most for it (``tigon.scaling.factors.genes``).
     specific
         Genes with the largest weight in any V, as (gene, dataset, weight);
         none where there is one dataset.
@@ -113,6 +102,8 @@ class Factor:
     number: int
     n_cells: int
     group: str
+    technical: list[str]
+    dropped: bool
     shared: list[Gene]
     specific: list[tuple[str, str, float]]
     scale: float
@@ -127,15 +118,20 @@ class Factor:
 
 
 def describe_factors(
-    run: Run, datasets: Grouping, groups: Grouping, loadings: Loadings
+    run: Run,
+    listing: FactorListing,
+    datasets: Grouping,
+    groups: Grouping,
+    means: NDArray[np.float64],
 ) -> list[Factor]:
-    """Top genes, cells and group of every factor."""
+    """Top genes, cells and group of every factor, from mean shares (n_groups, k)."""
     colours = dict(zip(datasets.names, datasets.colours, strict=True))
     names = [printable(name) for name in run.datasets]
     V = np.stack(list(run.V.values()))  # (n_datasets, k, m)
     genes = [printable(name) for name in run.genes]
+    top = top_genes(gene_scores(run.W), N_SHARED)
     return [
-        _describe(j, run.W[j], V[:, j], genes, names, colours, groups, loadings)
+        _describe(j, run.W[j], V[:, j], top[j], genes, names, colours, groups, means[:, j], listing)
         for j in range(len(run.W))
     ]
 
@@ -144,27 +140,30 @@ def _describe(
     number: int,
     W: NDArray[np.float32],
     V: NDArray[np.float32],
+    top: NDArray[np.int64],
     genes: list[str],
     datasets: list[str],
     colours: dict[str, str],
     groups: Grouping,
-    loadings: Loadings,
+    means: NDArray[np.float64],
+    listing: FactorListing,
 ) -> Factor:
-    means = loadings.means[:, number]
     shared = []
-    for gene in np.argsort(-W, kind="stable")[:N_SHARED].tolist():
+    for gene in top.tolist():
         largest = np.argsort(-V[:, gene], kind="stable")[:MAX_DOTS].tolist()
         dots = [(datasets[i], colours.get(datasets[i], OTHER), float(V[i, gene])) for i in largest]
         shared.append(Gene(genes[gene], float(W[gene]), [dot for dot in dots if dot[2] > 0]))
     weights = [gene.shared for gene in shared] + [dot[2] for g in shared for dot in g.dots]
     return Factor(
         number=number,
-        n_cells=int(loadings.n_strongest[number]),
+        n_cells=int(listing.n_strongest[number]),
         group=groups.names[int(means.argmax())] if means.any() else "",
+        technical=listing.reasons[number],
+        dropped=number in listing.dropped,
         shared=shared,
         specific=_specific(V, genes, datasets) if len(datasets) > 1 else [],
         scale=max(weights) or 1.0,
-        largest=shared[0].shared if shared else 0.0,
+        largest=float(W.max(initial=0.0)),
     )
 
 

@@ -143,8 +143,13 @@ def _parts(
     return parts
 
 
-def draw_heatmap(means: NDArray[np.float64], clusters: Grouping) -> Markup:
-    """Mean share of each factor by cluster, (n_clusters, k); like factors side by side."""
+def draw_heatmap(
+    means: NDArray[np.float64], clusters: Grouping, numbers: NDArray[np.int64]
+) -> Markup:
+    """Mean share of each factor by cluster, (n_clusters, k); like factors side by side.
+
+    ``numbers`` are those of the factors, shape (k,).
+    """
     from matplotlib.figure import Figure
 
     order = np.lexsort((-means.max(axis=0), means.argmax(axis=0)))
@@ -156,7 +161,7 @@ def draw_heatmap(means: NDArray[np.float64], clusters: Grouping) -> Markup:
             means[:, order], cmap="viridis", vmin=0, aspect="auto", interpolation="none"
         )
         axes.set_yticks(range(n_rows), [short(name) for name in clusters.names])
-        axes.set_xticks(range(k), [str(factor) for factor in order], fontsize=9)
+        axes.set_xticks(range(k), [str(factor) for factor in numbers[order]], fontsize=9)
         axes.set(xlabel="factor", ylabel="cluster")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

@@ -7,7 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tigon.report.factors import MAX_DOTS, cell_shares, describe_factors, sum_up
+import numpy as np
+
+from tigon.factor_calls import listed
+from tigon.report.factors import MAX_DOTS, cell_shares, describe_factors, mean_shares
 from tigon.report.facts import (
     Groups,
     describe_datasets,
@@ -18,6 +21,7 @@ from tigon.report.facts import (
 from tigon.report.figures import draw_composition, draw_heatmap, draw_history
 from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
+from tigon.scaling.factors.dropping import kept_factors
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
@@ -62,7 +66,7 @@ def write_report(
 
     Notes
     -----
-    One pass over the loadings and one over the picture. Pictures show at most
+    Two passes over the loadings and one over the picture. Pictures show at most
     100,000 cells, and say so.
     """
     run = run if isinstance(run, Run) else Run.open(run)
@@ -150,13 +154,17 @@ def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None
 def _describe_factors(run: Run, groups: Groups) -> dict[str, Any]:
     by = groups.clusters or groups.datasets
     aligned = "X_inmf_aligned" in run.obsm_names
-    loadings = sum_up(cell_shares(run, aligned=aligned), len(run.W), by)
+    listing = listed(run)
+    kept = kept_factors(len(run.W), listing.dropped if aligned else ())
+    shares = mean_shares(cell_shares(run, aligned=aligned), len(kept), by)
+    means = np.zeros((len(by.names), len(run.W)))
+    means[:, kept] = shares
     return {
         "aligned": aligned,
         "by": by,
         "max_dots": MAX_DOTS,
-        "factors": describe_factors(run, groups.datasets, by, loadings),
-        "heatmap": draw_heatmap(loadings.means, by),
+        "factors": describe_factors(run, listing, groups.datasets, by, means),
+        "heatmap": draw_heatmap(shares, by, kept),
         **_describe_composition(groups.clusters, groups.datasets),
     }
 

@@ -19,11 +19,14 @@ _WIDE = 100
 _FIGURES = {"depth": "depth", "genes": "genes", "mito": "mito", "ribo": "ribo"}
 
 _ABSENT = {
-    "depth": "the counts of its cells",
-    "genes": "the detected genes of its cells",
-    "mito": "the mitochondrial share of its cells",
-    "ribo": "the ribosomal share of its cells",
+    "depth": "The run does not keep how many counts its cells have.",
+    "genes": "The run does not keep how many genes are detected in its cells.",
+    "mito": "The run keeps no mitochondrial share of its cells: its counts have no gene named "
+    "MT-..., or it is a projection.",
+    "ribo": "The run keeps no ribosomal share of its cells: its counts have no gene named RPS... "
+    "or RPL..., an earlier version of Tigon made it, or it is a projection.",
 }
+"""Why there is no correlation with a figure."""
 
 
 def describe_factors(listing: FactorListing, path: str) -> Facts:
@@ -127,10 +130,7 @@ def _notes(facts: Facts) -> Iterator[str]:
         if factor["technical"]:
             yield f"factor {factor['number']} looks technical: {'; '.join(factor['technical'])}"
     for name in facts["missing"]:
-        yield (
-            f"The run does not keep {_ABSENT[name]}: no gene has such a name, or it was made by an "
-            "earlier version or by `tigon project`."
-        )
+        yield _ABSENT[name]
     if facts["dropped"]:
         numbers = ", ".join(map(str, facts["dropped"]))
         yield f"Alignment, clusters and layout leave out: {numbers}."
@@ -141,7 +141,9 @@ def _notes(facts: Facts) -> Iterator[str]:
 
 
 def _several(facts: Facts) -> bool:
-    return len(facts["factors"][0]["datasets"]) > 1
+    """Whether it is known which of several datasets uses a factor most."""
+    of_first = facts["factors"][0]["datasets"].values()
+    return len(of_first) > 1 and not any(math.isnan(found["use"]) for found in of_first)
 
 
 def _tell_use(factor: Facts) -> str:
