@@ -10,11 +10,14 @@ the kinds of :mod:`tigon.scaling.gene_kinds`. Over all cells a factor of a cell 
 happens to be large correlates with depth too: monocytes among lymphocytes at 0.5. Within
 clusters such factors stay below 0.4 in four sets of real data, and factors of ribosomal
 proteins are at 0.65 and more.
+
+Shares of a cell sum to 1: where one factor rises with depth, the others fall. So of two
+signs only that of the strongest correlation counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,23 +48,30 @@ FIGURES = {
 """What shares are correlated with, in words."""
 
 
-def reasons(correlations: Mapping[str, float], top_kinds: NDArray[np.uint8]) -> Sequence[str]:
-    """Why a factor looks technical; nothing where it does not.
+def reasons(
+    correlations: Mapping[str, NDArray[np.float64]], top_kinds: NDArray[np.uint8]
+) -> list[list[str]]:
+    """Why each factor looks technical; nothing where it does not.
 
     Parameters
     ----------
     correlations
-        Within clusters and datasets, by figure; NaN where it is not known.
+        Within clusters and datasets, by figure, shape (k,); NaN where it is not known.
     top_kinds
-        Kinds of the factor's top genes, the first first, uint8.
+        Kinds of the top genes of each factor, uint8, shape (k, at most 10).
     """
-    found = []
-    for name, words in FIGURES.items():
-        r = correlations.get(name, np.nan)
-        if (abs(r) if name in BOTH_WAYS else r) >= MIN_CORRELATION:
-            found.append(f"its share follows {words} (r = {r:+.2f})")
+    found: list[list[str]] = [[] for _ in top_kinds]
+    for name, r in correlations.items():
+        for f in np.flatnonzero(_sign(name, r) * np.nan_to_num(r) >= MIN_CORRELATION):
+            found[f].append(f"its share follows {FIGURES[name]} (r = {r[f]:+.2f})")
     for kind, name in NAMES.items():
-        n = int((top_kinds[:N_GENES] == kind).sum())
-        if n >= MIN_GENES:
-            found.append(f"{n} of {len(top_kinds[:N_GENES])} top genes are {name} genes")
+        n = (top_kinds == kind).sum(axis=1)
+        for f in np.flatnonzero(n >= MIN_GENES):
+            found[f].append(f"{n[f]} of {top_kinds.shape[1]} top genes are {name} genes")
     return found
+
+
+def _sign(name: str, r: NDArray[np.float64]) -> float:
+    """The sign of the correlations that count."""
+    known = np.nan_to_num(r)
+    return float(np.sign(known[np.abs(known).argmax()])) if name in BOTH_WAYS else 1.0

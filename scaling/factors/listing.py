@@ -165,7 +165,6 @@ def list_factors(
     scores = gene_scores(run.W)
     names, kinds = np.array(run.genes, object), kinds_of(run.genes)
     correlations = _correlations(sums)
-    judged = top_genes(scores, N_GENES)
     within = {name: found.within for name, found in correlations.items()}
     told = len(run.datasets) == 1 or categories_of(run, "tigon_dataset") is not None
     n_loaded = sums.n.reshape(-1, cells.n_datasets).sum(axis=0)
@@ -182,10 +181,7 @@ def list_factors(
         own=_own_parts(run),
         genes=[[str(name) for name in names[top]] for top in top_genes(scores, n_top)],
         correlations=correlations,
-        reasons=[
-            list(reasons({name: r[f] for name, r in within.items()}, kinds[judged[f]]))
-            for f in range(len(run.W))
-        ],
+        reasons=reasons(within, kinds[top_genes(scores, N_GENES)]),
         dropped=recalling.dropped_factors(run),
     )
 
