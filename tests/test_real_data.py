@@ -133,3 +133,37 @@ def test_hidden_genes_cost_little_accuracy(shared_data: Path) -> None:
         model.fit(atlas, batch_key="batch")
         accuracy.append(label_accuracy(model, atlas))
     assert accuracy[1] >= accuracy[0] - 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "suspects"),
+    [
+        ("kang_pbmc_stim", {"RPL3": "ribosomal", "HSPE1": "stress"}),
+        ("baron_mouse_pancreas", {"Rpl38": "ribosomal"}),
+        ("pbmc3k", {"RPS3A": "ribosomal"}),
+    ],
+)
+def test_factors_of_cell_types_do_not_look_technical(
+    shared_data: Path, tmp_path: Path, name: str, suspects: dict[str, str]
+) -> None:
+    run = tigon.integrate(
+        shared_data / f"{name}.h5ad",
+        out=tmp_path / "run.zarr",
+        batch_key="batch",
+        umap=False,
+        report=False,
+        n_threads=2,
+    )
+    table = tigon.factors(run)
+    assert (table["technical"] != "").sum() == len(suspects)
+    for gene, kind in suspects.items():
+        (why,) = [
+            why
+            for genes, why in zip(table["genes"], table["technical"], strict=True)
+            if gene in genes.split(", ")
+        ]
+        assert f"top genes are {kind} genes" in why
+        if kind == "ribosomal":
+            assert "its share follows the ribosomal share" in why
+    quiet = table[table["technical"] == ""]
+    assert quiet["r_depth"].abs().max() < 0.45
