@@ -82,8 +82,9 @@ def strongest(found: FactorListing) -> dict[str, dict[str, float]]:
 
 
 def scores(run: Run) -> dict[str, float]:
-    """The scores of a run that are told."""
-    return {name: round(run.scores[name], 4) for name in _SCORES if name in run.scores}
+    """The scores of a run that are known: one dataset has no mixing."""
+    found = {name: round(run.scores.get(name, np.nan), 4) for name in _SCORES}
+    return {name: score for name, score in found.items() if np.isfinite(score)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import write_h5ad
+from technical import handled_cells
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -37,3 +39,17 @@ def test_kernels_at_their_smallest() -> None:
             assert line["kkt_residual"] <= limit
         if "loss_per_cell" in line:
             assert line["loss_per_cell"][-1] < line["loss_per_cell"][0]
+
+
+@pytest.mark.slow
+def test_factors_at_their_smallest(tmp_path: Path) -> None:
+    source = write_h5ad(handled_cells(600), tmp_path / "handled.h5ad")
+    script = BENCHMARKS / "bench_factors.py"
+    command = [sys.executable, script, source, "--label-key", "kind", "--cells", "2000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    judged, cost = (json.loads(line) for line in done.stdout.splitlines())
+    assert {why for reasons in judged["technical"].values() for why in reasons}
+    assert judged["largest_correlation"]["mito"]["technical, within"] >= 0.9
+    assert judged["scores_without"].keys() == judged["scores"].keys()
+    assert (cost["cells"], cost["threads"]) == (2000, 2)

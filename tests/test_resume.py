@@ -225,7 +225,7 @@ def test_another_version_is_refused(
         integrate(counts, out=out, resume=True, **OPTIONS)
     monkeypatch.undo()
     told = (place / "job.json").read_text()
-    (place / "job.json").write_text(told.replace('"format": 1', '"format": 0'))
+    (place / "job.json").write_text(told.replace('"format": 2', '"format": 1'))
     with pytest.raises(InputError, match="is of another version of Tigon: --restart discards it"):
         integrate(counts, out=out, resume=True, **OPTIONS)
 

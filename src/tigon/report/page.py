@@ -154,7 +154,7 @@ def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None
 def _describe_factors(run: Run, groups: Groups) -> dict[str, Any]:
     by = groups.clusters or groups.datasets
     aligned = "X_inmf_aligned" in run.obsm_names
-    listing = listed(run)
+    listing = listed(run, n_threads=1)
     kept = kept_factors(len(run.W), listing.dropped if aligned else ())
     shares = mean_shares(cell_shares(run, aligned=aligned), len(kept), by)
     means = np.zeros((len(by.names), len(run.W)))
