@@ -15,6 +15,7 @@ from run_builder import build_contents
 from technical import handled_cells
 
 import tigon
+from tigon.command.values import wanted_factors
 from tigon.scaling.alignment.aligning import align
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding.space import to_space
@@ -199,8 +200,11 @@ def test_the_command_drops(run: Run, tmp_path: Path) -> None:
     assert facts["dropped_factors"] == [1, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
     assert Run.open(out).command.startswith("tigon factors ")
-    again = ("factors", out, "--drop-factors", "none", "--out", tmp_path / "b.zarr", "--no-report")
-    assert json.loads(works(*again, "--json").stdout)["dropped_factors"] == []
+
+
+def test_no_factor_is_dropped_where_none_is_named() -> None:
+    assert wanted_factors(None) == wanted_factors(" none ") == ()
+    assert wanted_factors("3, 7") == (3, 7)
 
 
 def test_the_command_refuses(run: Run, data: anndata.AnnData, tmp_path: Path) -> None:
