@@ -52,7 +52,10 @@ def excess_variance(statistics: Statistics, datasets: Datasets) -> NDArray[np.fl
 
 
 def select_genes(
-    statistics: Statistics, datasets: Datasets, n_genes: int | None
+    statistics: Statistics,
+    datasets: Datasets,
+    n_genes: int | None,
+    among: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Positions of the genes to factorise, ascending.
 
@@ -62,6 +65,8 @@ def select_genes(
         From the first pass.
     n_genes
         How many; None for every gene that a dataset measures and a kept cell has.
+    among
+        Genes to choose from, bool, shape (n_genes of the atlas,); None for all.
 
     Returns
     -------
@@ -76,6 +81,7 @@ def select_genes(
         No gene is detected.
     """
     usable = (statistics.n_cells_detected > 0) & datasets.measured.any(axis=0)
+    usable &= True if among is None else among
     detected = np.flatnonzero(usable)
     if not len(detected):
         raise InputError(
@@ -85,6 +91,7 @@ def select_genes(
     if n_genes is None or n_genes >= len(detected):
         return detected
     excess = excess_variance(statistics, datasets)
+    excess[:, ~usable] = -np.inf
     order = np.argsort(-excess, axis=1, kind="stable")
     rank = np.empty(excess.shape)
     np.put_along_axis(rank, order, np.arange(excess.shape[1], dtype=float)[None], axis=1)

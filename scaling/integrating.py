@@ -54,12 +54,13 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = H
     Raises
     ------
     InputError
-        The batch key, the label key or the number of components cannot be used; or
-        workers of the cluster could not open the atlas.
+        The batch key, the label key, the number of components or a lambda cannot be used;
+        or workers of the cluster could not open the atlas.
     MemoryLimitError
         The memory limit is too small.
     """
     datasets = chosen_datasets(atlas, config.prepare, config.inmf.n_components)
+    config.inmf.lam_of(datasets.names)
     if config.label_key is not None and config.label_key not in atlas.obs_columns:
         raise InputError(
             f"the label key {config.label_key!r} is not a column of obs: there are "
@@ -319,6 +320,7 @@ class _Stages:
             A=solution.A,
             B=solution.B.transpose(0, 2, 1),
             n_cells=found.problem.n_cells,
+            lam=found.problem.lam_by_dataset,
             objective=solution.objective,
             obsm=obsm,
             per_gene={"measured": found.problem.measured, "scale": found.problem.scale},

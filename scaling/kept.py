@@ -29,6 +29,7 @@ def prepared_arrays(prepared: Prepared) -> dict[str, NDArray[Any]]:
         "codes": prepared.datasets.codes,
         "measured": prepared.datasets.measured,
         "genes": prepared.genes,
+        **({} if prepared.shared is None else {"shared": prepared.shared}),
     }
 
 
@@ -37,7 +38,8 @@ def prepared_of(arrays: Mapping[str, NDArray[Any]]) -> Prepared:
     told = json.loads(arrays["told"].tobytes())
     datasets = Datasets(tuple(told["names"]), arrays["codes"], arrays["measured"])
     statistics = {f.name: _plain(arrays[f"statistics.{f.name}"]) for f in fields(Statistics)}
-    return Prepared(datasets, Statistics(**statistics), arrays["genes"], told["merged"])
+    genes, shared = arrays["genes"], arrays.get("shared")
+    return Prepared(datasets, Statistics(**statistics), genes, told["merged"], shared)
 
 
 def solution_arrays(solution: Solution, loadings: RowReader) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
 from tigon.scaling.genes import inverse_rms, listed_genes, select_genes
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.statistics import Statistics, first_pass
+from tigon.scaling.unshared import check_split, select_split
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 
@@ -32,7 +33,12 @@ class PrepareConfig:
     batch_key
         Columns of ``obs`` whose values name the datasets; None for the sources.
     n_genes
-        Variable genes to select; "all", or a list of names.
+        Variable genes to select; "all", or a list of names. Where ``n_unshared`` is given
+        they are chosen among those that all datasets measure.
+    n_unshared
+        Variable genes to select besides among those that not all datasets measure, at which
+        no metagenes are shared (UINMF); "all", or a list of names. None to treat all genes
+        alike.
     cells
         Expression over the columns of ``obs``; None for all cells.
     cell_filter
@@ -43,18 +49,24 @@ class PrepareConfig:
 
     batch_key: str | Sequence[str] | None = None
     n_genes: int | Literal["all"] | Sequence[str] = 2000
+    n_unshared: int | Literal["all"] | Sequence[str] | None = None
     cells: str | None = None
     cell_filter: CellFilter = field(default_factory=CellFilter)
     small_datasets: Literal["error", "merge", "drop"] = "error"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_genes", _plain_genes(self.n_genes))
+        object.__setattr__(self, "n_genes", _plain_genes("n_genes", self.n_genes))
+        if self.n_unshared is not None:
+            object.__setattr__(self, "n_unshared", _plain_genes("n_unshared", self.n_unshared))
         _check_columns(self.batch_key)
-        if isinstance(self.n_genes, int) and self.n_genes < 1:
-            raise InputError(
-                f"the number of genes is {self.n_genes}: at least 1 is needed; "
-                "set --n-genes, or 'all'"
-            )
+        for what, n, option in (
+            ("genes", self.n_genes, "--n-genes"),
+            ("unshared genes", self.n_unshared, "--n-unshared"),
+        ):
+            if isinstance(n, int) and n < 1:
+                raise InputError(
+                    f"the number of {what} is {n}: at least 1 is needed; set {option}, or 'all'"
+                )
         if self.small_datasets not in ("error", "merge", "drop"):
             raise InputError(
                 f"small datasets are to be {self.small_datasets!r}: the choices are error, merge "
@@ -63,18 +75,21 @@ class PrepareConfig:
 
     def at_most_genes(self, n_available: int) -> int:
         """Genes that will be selected at most, of ``n_available``."""
-        if self.n_genes == "all":
-            return n_available
-        wanted = self.n_genes if isinstance(self.n_genes, int) else len(self.n_genes)
+        wanted = 0
+        for n in (self.n_genes, self.n_unshared):
+            if n == "all":
+                return n_available
+            if n is not None:
+                wanted += n if isinstance(n, int) else len(n)
         return min(wanted, n_available)
 
 
-def _plain_genes(n_genes: Any) -> int | str | tuple[str, ...]:
+def _plain_genes(name: str, n_genes: Any) -> int | str | tuple[str, ...]:
     """A plain number, "all", or names: also of NumPy's integers and of an index."""
     if isinstance(n_genes, str) and n_genes == "all":
         return n_genes
     if isinstance(n_genes, str) or not isinstance(n_genes, Iterable):
-        check_whole("n_genes", n_genes, word="all")
+        check_whole(name, n_genes, word="all")
         return int(n_genes)
     return tuple(map(str, n_genes))
 
@@ -103,12 +118,15 @@ class Prepared:
         Atlas positions of the selected genes, ascending, int64, shape (m,).
     merged
         Name of the pooled dataset by the name of each small one that is in it.
+    shared
+        At which of the genes metagenes are shared, bool, shape (m,); None for all.
     """
 
     datasets: Datasets
     statistics: Statistics
     genes: NDArray[np.int64]
     merged: dict[str, str]
+    shared: NDArray[np.bool_] | None = None
 
     @property
     def kept_codes(self) -> NDArray[np.int32]:
@@ -116,13 +134,14 @@ class Prepared:
         codes, kept = self.datasets.codes, self.statistics.kept
         return codes if kept.all() else codes[kept]
 
-    def problem(self, lam: float) -> Problem:
-        """Masks and scales over the selected genes."""
+    def problem(self, lam: float | NDArray[np.float64]) -> Problem:
+        """Masks and scales over the selected genes; ``lam`` is one number, or (d,)."""
         return Problem(
             n_cells=self.datasets.sizes,
             measured=self.datasets.measured[:, self.genes],
             scale=inverse_rms(self.statistics, self.datasets, self.genes),
             lam=lam,
+            shared=self.shared,
         )
 
 
@@ -161,10 +180,14 @@ def prepare(
     kept = everyone.keep(statistics.kept)
     datasets = resolve_small(kept, n_components, config.small_datasets)
     statistics = statistics.merged(everyone, datasets)
-    genes = wanted if wanted is not None else _ranked(statistics, datasets, config)
+    if config.n_unshared is not None:
+        both = (config.n_genes, config.n_unshared)
+        genes, shared = select_split(atlas, statistics, datasets, *both)
+    else:
+        genes, shared = _ranked(statistics, datasets, config) if wanted is None else wanted, None
     _check_components(n_components, int(statistics.kept.sum()), len(genes))
     _check_measured(atlas, datasets, genes)
-    return Prepared(datasets, statistics, genes, kept.now_in(datasets))
+    return Prepared(datasets, statistics, genes, kept.now_in(datasets), shared)
 
 
 def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> Datasets:
@@ -174,12 +197,14 @@ def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> D
     ------
     InputError
         There are fewer cells or genes than components; or, before any limit on
-        counts, datasets are too small.
+        counts, datasets are too small, or genes are not shared or unshared as is wanted.
     """
     _check_components(n_components, atlas.n_cells, atlas.n_genes)
     chosen = chosen_cells(atlas, config.cells)
     datasets = datasets_of(atlas, config.batch_key, chosen)
-    resolve_small(datasets, n_components, config.small_datasets)
+    resolved = resolve_small(datasets, n_components, config.small_datasets)
+    if config.n_unshared is not None:
+        check_split(atlas, resolved, config.n_genes, config.n_unshared)
     return datasets
 
 

@@ -291,6 +291,7 @@ def _contents(
         A=solution.A,
         B=solution.B.transpose(0, 2, 1),
         n_cells=datasets.sizes,
+        lam=query.problem.lam_by_dataset,
         objective=solution.objective,
         obsm=obsm,
         per_gene={"measured": query.problem.measured, "scale": query.problem.scale},

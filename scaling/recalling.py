@@ -14,6 +14,7 @@ from tigon.scaling.datasets import batch_columns
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.known import Known, own_squares
+from tigon.scaling.recording import SHARED
 from tigon.storage.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def recall_fit(run: Run) -> Known:
         scale=scale,
         squares=squares,
         n_cells=n_cells,
-        lam=inmf_config(run).lam,
+        lam=_lambdas(run),
         merged=_merged(run),
+        shared=run.var[SHARED].to_numpy().astype(bool) if SHARED in run.var else None,
     )
 
 
@@ -112,6 +114,14 @@ def n_updates(run: Run) -> int:
 def _options(kind: type[Config], stored: Mapping[str, Any]) -> Config:
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in stored.items() if name in names})
+
+
+def _lambdas(run: Run) -> dict[str, float]:
+    """Lambda of each dataset; runs of before they could differ have the one of all."""
+    lam = run.lam
+    if lam is None:
+        lam = np.full(len(run.datasets), inmf_config(run).lam)
+    return dict(zip(run.datasets, lam.tolist(), strict=True))
 
 
 def _merged(run: Run) -> dict[str, str]:

@@ -34,6 +34,9 @@ _PACKAGES = (
 
 UNASSIGNED = "unassigned"
 
+SHARED = "tigon_shared"
+"""Column of ``var``: genes at which W may differ from zero, where not all are such."""
+
 log = logging.getLogger("tigon")
 
 
@@ -151,7 +154,12 @@ def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:
 
 
 def gene_table(atlas: Atlas, prepared: Prepared) -> pd.DataFrame:
-    """``var`` of a run: the atlas's columns of the selected genes, and cells detected in."""
+    """``var`` of a run: the atlas's columns of the selected genes, and cells detected in.
+
+    Where some are not shared, a column says which are.
+    """
     var = atlas.var.iloc[prepared.genes].copy()
     var["n_cells_by_counts"] = prepared.statistics.n_cells_detected[prepared.genes]
+    if prepared.shared is not None:
+        var[SHARED] = prepared.shared
     return var

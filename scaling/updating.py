@@ -303,6 +303,7 @@ class _Update:
             A=np.stack([known.A[name] for name in names]),
             B=np.stack([known.B[name].T for name in names]),
             n_cells=np.array([known.n_cells[name] for name in names]),
+            lam=np.array([known.lam[name] for name in names]),
             objective=known.objective(),
             obsm=obsm,
             per_gene={

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
@@ -62,6 +66,8 @@ class INMFConfig:
         Number of factors k.
     lam
         Weight lambda of the dataset-specific part; larger means more alike.
+    lam_by_dataset
+        The lambda of datasets that have another one, by name; None for none.
     solver
         "online": mini-batches, each of which improves the metagenes; "batch": all cells are
         solved before the metagenes are improved.
@@ -99,6 +105,7 @@ class INMFConfig:
 
     n_components: int = 20
     lam: float = 5.0
+    lam_by_dataset: Mapping[str, float] | None = None
     solver: Solver = "online"
     n_epochs: int | Literal["auto"] = "auto"
     polish: int | Literal["auto"] = 0
@@ -124,6 +131,7 @@ class INMFConfig:
             _at_least("polish", self.polish, 0)
         self._check_solver()
         _at_least("lam", self.lam, 0)
+        self._check_lam_by_dataset()
         _at_least("random_state", self.random_state, 0)
         self._check_tolerances()
 
@@ -137,6 +145,37 @@ class INMFConfig:
         """Options for cells that come later: online epochs, whatever the fit itself was."""
         n_epochs = self.n_epochs if self.solver == "online" else "auto"
         return replace(self, solver="online", polish=0, n_epochs=n_epochs)
+
+    def lam_of(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Lambda of each of the datasets of these names, float64, shape (d,).
+
+        Raises
+        ------
+        InputError
+            One was given for a dataset that is not among them.
+        """
+        own = self.lam_by_dataset or {}
+        unknown = sorted(set(own) - set(names))
+        if unknown:
+            raise InputError(
+                f"lam was given for {unknown[0]!r}, which is no dataset: there are "
+                f"{', '.join(map(str, names))}; name one of these with --lam NAME=VALUE"
+            )
+        return np.array([own.get(name, self.lam) for name in names], np.float64)
+
+    def _check_lam_by_dataset(self) -> None:
+        if self.lam_by_dataset is None:
+            return
+        if not isinstance(self.lam_by_dataset, Mapping):
+            raise InputError(
+                f"lam_by_dataset is {self.lam_by_dataset!r}: it gives numbers by the names of "
+                "datasets; set a dictionary such as {'donor1': 1.0}"
+            )
+        for name, value in self.lam_by_dataset.items():
+            if not isinstance(name, str):
+                raise InputError(f"lam_by_dataset names {name!r}: names are text; use quotes")
+            check_number(f"lam of {name!r}", value)
+            _at_least(f"lam of {name!r}", value, 0, "--lam")
 
     def _check_types(self) -> None:
         for name in _WHOLE:
@@ -176,7 +215,7 @@ class INMFConfig:
                 )
 
 
-def _at_least(name: str, value: float, limit: int) -> None:
-    option = "--" + name.replace("_", "-")
+def _at_least(name: str, value: float, limit: int, option: str = "") -> None:
+    option = option or "--" + name.replace("_", "-")
     if not value >= limit or value == float("inf"):
         raise InputError(f"{name} is {value}: it must be finite and at least {limit}; set {option}")

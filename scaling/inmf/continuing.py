@@ -107,7 +107,8 @@ def continue_fit(
     """
     names = tuple(dict.fromkeys([*known.names, *arrival.datasets.names]))
     genes = _gene_order(arrival, len(known.genes))
-    problem = _problem(names, arrival, known, genes)
+    lam = {**dict(zip(names, config.lam_of(names), strict=True)), **known.lam}
+    problem = _problem(names, arrival, known, genes, np.array([lam[name] for name in names]))
     order, start, epochs = np.random.SeedSequence(
         config.random_state, spawn_key=(_FIRST_SEED + number - 1,)
     ).spawn(3)
@@ -146,7 +147,11 @@ def _gene_order(arrival: Arrival, n_genes: int) -> NDArray[np.int64]:
 
 
 def _problem(
-    names: tuple[str, ...], arrival: Arrival, known: Known, genes: NDArray[np.int64]
+    names: tuple[str, ...],
+    arrival: Arrival,
+    known: Known,
+    genes: NDArray[np.int64],
+    lam: NDArray[np.float64],
 ) -> Problem:
     """Old datasets and new ones; n_cells are the new cells."""
     shape = (len(names), len(genes))
@@ -172,7 +177,8 @@ def _problem(
             )
         measured[i] &= here[a]
         scale[i] *= measured[i]
-    return Problem(n_cells, measured[:, genes], scale[:, genes], known.lam)
+    shared = None if known.shared is None else known.shared[genes]
+    return Problem(n_cells, measured[:, genes], scale[:, genes], lam, shared)
 
 
 def _start(
@@ -245,6 +251,7 @@ def _joined(
         scale=scale,
         squares=squares,
         n_cells=n_cells,
-        lam=known.lam,
+        lam=dict(zip(names, problem.lam_by_dataset.tolist(), strict=True)),
         merged={**known.merged, **arrival.merged},
+        shared=known.shared,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Number of factors k.
     lam
         lambda: larger values push differences between datasets out of V.
+    lam_by_dataset
+        The lambda of datasets that have another one, by name.
     n_genes
         Variable genes to select, "all", or a list of gene names.
     n_epochs
@@ -103,6 +105,10 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         :class:`tigon.scaling.inmf.history.History`.
     n_cells_
         Cells of each dataset.
+    lam_
+        lambda of each dataset.
+    shared_
+        At which genes W may differ from zero, bool, shape (m,); None for all.
     n_arrivals_
         How often ``partial_fit`` refined the fit.
     n_epochs_
@@ -131,6 +137,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_components: int = 20,
         *,
         lam: float = 5.0,
+        lam_by_dataset: Mapping[str, float] | None = None,
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_epochs: int | Literal["auto"] = "auto",
         polish: int | Literal["auto"] = 0,
@@ -150,6 +157,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.n_components = n_components
         self.lam = lam
+        self.lam_by_dataset = lam_by_dataset
         self.n_genes = n_genes
         self.n_epochs = n_epochs
         self.polish = polish
@@ -201,9 +209,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         del y
         cluster = Cluster(client=client)
         config = self._config(cluster)
-        chosen = PrepareConfig(
-            batch_key=batch_key, n_genes=self.n_genes, small_datasets=self.small_datasets
-        )
+        chosen = self._chosen(batch_key)
         with (
             borrowed_atlas(X) as atlas,
             closing(Scratch(None if scratch is None else Path(scratch))) as aside,
@@ -222,6 +228,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.B_ = dict(zip(names, found.solution.B, strict=True))
         self.merged_ = prepared.merged
         self.n_arrivals_ = 0
+        self.shared_ = found.problem.shared
+        self.lam_ = dict(zip(names, found.problem.lam_by_dataset.tolist(), strict=True))
         self.measured_ = dict(zip(names, found.problem.measured, strict=True))
         self.scale_ = dict(zip(names, found.problem.scale, strict=True))
         self.n_cells_ = dict(zip(names, found.problem.n_cells.tolist(), strict=True))
@@ -287,7 +295,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.n_arrivals_ += 1
         self.W_, self.V_ = found.known.W, dict(found.known.V)
         self.A_, self.B_ = dict(found.known.A), dict(found.known.B)
-        self.merged_ = dict(found.known.merged)
+        self.merged_, self.lam_ = dict(found.known.merged), dict(found.known.lam)
         self.measured_, self.scale_ = dict(found.known.measured), dict(found.known.scale)
         self.squares_, self.n_cells_ = dict(found.known.squares), dict(found.known.n_cells)
         self.objective_ = found.known.objective()
@@ -351,8 +359,15 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             scale=self.scale_,
             squares=self.squares_,
             n_cells=self.n_cells_,
-            lam=self.lam,
+            lam=self.lam_,
             merged=self.merged_,
+            shared=self.shared_,
+        )
+
+    def _chosen(self, batch_key: str | Sequence[str] | None) -> PrepareConfig:
+        """Which cells and genes of a first fit take part."""
+        return PrepareConfig(
+            batch_key=batch_key, n_genes=self.n_genes, small_datasets=self.small_datasets
         )
 
     def _config(self, cluster: Cluster = HERE) -> INMFConfig:
@@ -375,6 +390,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_threads = self.n_threads or available_threads()
         check_reachable(atlas, cluster)
         datasets = chosen_datasets(atlas, chosen, config.n_components)
+        config.lam_of(datasets.names)
         whole = IntegrateConfig(prepare=chosen, inmf=config, n_threads=n_threads)
         plan = plan_run(atlas, len(datasets.names), whole)
         with running(cluster, plan, n_threads, atlas, folder) as engine:

@@ -15,7 +15,7 @@ from tigon.scaling.inmf.batch import descend
 from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
-from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.schedule import common_epochs, plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import train
@@ -107,7 +107,7 @@ def factorise(
     per epoch and one more.
     """
     order, start, epochs = np.random.SeedSequence(config.random_state).spawn(3)
-    problem = prepared.problem(config.lam)
+    problem = prepared.problem(config.lam_of(prepared.datasets.names))
     n_cells = int(problem.n_cells.sum())
     if n_cells < config.minibatch_size != INMFConfig().minibatch_size:
         log.warning(
@@ -168,7 +168,17 @@ def _train(
         kept = Checkpoints(scratch) if resumable else None
         schedule = plan_schedule(config, pack.n_cells)
         state, history = train(
-            pack, scratch, problem, state, schedule, config, engine, seed, progress, kept
+            pack,
+            scratch,
+            problem,
+            state,
+            schedule,
+            config,
+            engine,
+            seed,
+            progress,
+            kept,
+            common_epochs(problem, config.n_components),
         )
     iterations = config.max_iterations
     if not iterations:

@@ -43,9 +43,11 @@ class Known:
     n_cells
         Cells of each dataset.
     lam
-        lambda.
+        lambda of each dataset.
     merged
         Name of the pooled dataset that a small one was fitted in.
+    shared
+        At which genes W may differ from zero, bool, shape (m,); None for all.
     """
 
     genes: Sequence[str]
@@ -57,8 +59,9 @@ class Known:
     scale: Mapping[str, NDArray[np.float64]]
     squares: Mapping[str, NDArray[np.float64]]
     n_cells: Mapping[str, int]
-    lam: float
+    lam: Mapping[str, float]
     merged: Mapping[str, str]
+    shared: NDArray[np.bool_] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +101,8 @@ class Known:
                 np.array([self.n_cells[name]]),
                 self.measured[name][None],
                 self.scale[name][None],
-                self.lam,
+                self.lam[name],
+                self.shared,
             )
             V = self.V[name][None]
             table = metagenes_of(problem, self.W, V, 0)

@@ -1,9 +1,9 @@
 """Loadings of any cells against fixed metagenes, read in the atlas's own order.
 
 A dataset that was fitted uses W + V_i and its stored scale; one that is new uses W
-alone and its own root mean squares, or those of all fitted cells together where it has
-fewer than 100 cells, whose own say little. Genes that the cells do not measure are
-masked, genes that the metagenes do not know count only towards cell totals.
+alone, so shared genes only, and its own root mean squares, or those of all fitted cells
+together where it has fewer than 100 cells, whose own say little. Genes that the cells do
+not measure are masked, genes that the metagenes do not know count only towards cell totals.
 """
 
 from __future__ import annotations
@@ -104,13 +104,17 @@ def make_query(
     if enough.any():
         statistics = first_pass(atlas, datasets, CellFilter(), engine, progress)
         scale[enough] = inverse_rms(statistics, datasets, np.maximum(genes, 0))[enough]
+    if known.shared is not None:
+        present[new] &= known.shared
     V = np.zeros((len(names), *known.W.shape), np.float32)
+    lam = np.zeros(len(names))  # of no account where V is zero
     for d, name in enumerate(names):
         if not new[d]:
             present[d] &= known.measured[name]
             scale[d] = known.scale[name]
             V[d] = known.V[name] * present[d]
-    problem = Problem(datasets.sizes, present, scale * present, known.lam)
+            lam[d] = known.lam[name]
+    problem = Problem(datasets.sizes, present, scale * present, lam, known.shared)
     return Query(datasets, genes, problem, known.W, V)
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
+from tigon.scaling.inmf.state import Problem
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -77,6 +78,19 @@ def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
         return Schedule(n_cells, steps, config.n_epochs, config.n_epochs, per_task)
     fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
     return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task)
+
+
+def common_epochs(problem: Problem, n_components: int) -> int:
+    """Epochs at the start of a fit in which cells are solved over the common genes alone.
+
+    What only some datasets measure does not tell which of their factors are the same. If
+    it takes part from the first step, datasets go their own ways: each makes its factors of
+    its own genes, and factors that are not the same share a row of W, at a local minimum of
+    F. So datasets agree first, over the genes that all measure, unless these are fewer than
+    the factors; for one epoch, after which F ends where it does after five.
+    """
+    n_common = int(problem.common.sum())
+    return int(problem.shared is not None and n_components <= n_common < problem.n_genes)
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -19,15 +19,21 @@ datasets: ``T = sum_i B_i - A_i V_i`` and ``S_p = sum of A_i`` over the datasets
 that measure the genes of pattern p; so a step costs what the datasets that its
 mini-batch touches cost, however many others there are.
 
+lambda may be of each dataset. At genes that are not shared W is held at zero: the terms
+of dataset i are then |X_i - H_i V_i|^2 + lambda_i |H_i V_i|^2 there, those of UINMF, and
+what UINMF calls U_i is V_i at such genes. They are of the pattern of no dataset, whose S
+is zero, and HALS leaves rows alone that no cell informs.
+
 References
 ----------
 Gao et al. (2021), doi:10.1038/s41587-021-00867-x; Yang and Michailidis (2016),
-doi:10.1093/bioinformatics/btv544.
+doi:10.1093/bioinformatics/btv544; Kriebel and Welch (2022),
+doi:10.1038/s41467-022-28431-4.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +53,40 @@ class Problem:
     scale
         One over the root mean square of each gene, float64, shape (d, m).
     lam
-        lambda.
+        lambda; or that of each dataset, float64, shape (d,).
+    shared
+        At which genes W may differ from zero, bool, shape (m,); None for all.
     """
 
     n_cells: NDArray[np.int64]
     measured: NDArray[np.bool_]
     scale: NDArray[np.float64]
-    lam: float
+    lam: float | NDArray[np.float64]
+    shared: NDArray[np.bool_] | None = None
+
+    @property
+    def lam_by_dataset(self) -> NDArray[np.float64]:
+        """Lambda of each dataset, float64, shape (d,)."""
+        return np.broadcast_to(np.asarray(self.lam, np.float64), (self.n_datasets,))
+
+    def lam_of(self, dataset: int) -> float:
+        """Lambda of a dataset."""
+        return float(self.lam_by_dataset[dataset])
+
+    @property
+    def common(self) -> NDArray[np.bool_]:
+        """Genes that all datasets measure, bool, shape (m,)."""
+        found: NDArray[np.bool_] = self.measured.sum(axis=0) == self.n_datasets
+        return found
+
+    def over_common(self) -> Problem:
+        """The same as if no dataset measured any but the common genes."""
+        return replace(self, measured=self.measured & self.common)
+
+    @property
+    def informing(self) -> NDArray[np.bool_]:
+        """Which genes of each dataset inform W, bool, shape (d, m)."""
+        return self.measured if self.shared is None else self.measured & self.shared
 
     @property
     def n_datasets(self) -> int:
@@ -86,9 +119,9 @@ class State:
         Cells seen in this epoch, int64, shape (d,).
     patterns
         Pattern of each gene, int64, shape (m,): genes measured by the same
-        datasets share one.
+        datasets share one, and so do all at which W is held at zero.
     in_pattern
-        Which datasets measure the genes of a pattern, bool, shape (p, d).
+        Which datasets inform W at the genes of a pattern, bool, shape (p, d).
     S
         Sum of A_i per pattern, float64, shape (p, k, k).
     T
@@ -139,13 +172,15 @@ def init_state(problem: Problem, n_components: int, seed: np.random.SeedSequence
     W = rng.random((k, m), np.float32) * np.float32(2)
     V = rng.random((d, k, m), np.float32) * np.float32(0.1)
     V *= problem.measured[:, None, :]
+    if problem.shared is not None:
+        W *= problem.shared
     return empty_state(problem, W, V)
 
 
 def empty_state(problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32]) -> State:
     """The state of given metagenes, shapes (k, m) and (d, k, m), before any cell is seen."""
     d, k, m = V.shape
-    columns, patterns = np.unique(problem.measured, axis=1, return_inverse=True)
+    columns, patterns = np.unique(problem.informing, axis=1, return_inverse=True)
     return State(
         W=W,
         V=V,

@@ -6,6 +6,8 @@ as in ``state``:
     W_j   <- max(0, W_j + (T - S W)_j / S_jj)
     V_i,j <- max(0, V_i,j + (B_i - A_i W - (1 + lambda) A_i V_i)_j / ((1 + lambda) A_i,jj))
 
+with the lambda of dataset i.
+
 Genes are independent: each task takes a fixed range of them through the whole step.
 """
 
@@ -135,6 +137,8 @@ def update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
         return
     for pattern in np.unique(state.patterns[genes]).tolist():
         S = grams[pattern]
+        if not S.step.any():  # nothing informs W there
+            continue
         chosen = genes.start + np.flatnonzero(state.patterns[genes] == pattern)
         W = np.ascontiguousarray(state.W[:, chosen])
         T = np.ascontiguousarray(state.T[:, chosen])
@@ -170,7 +174,7 @@ def update_V(
         state.B_previous[dataset],
         state.T,
         remaining,
-        problem.lam,
+        problem.lam_of(dataset),
         problem.measured[dataset],
         *A.arrays,
         genes.start,

@@ -69,7 +69,7 @@ def tabulation_of(
 ) -> Tabulation:
     """:func:`metagenes_of` range by range of genes."""
     scale, measured = problem.scale[dataset], problem.measured[dataset]
-    return Tabulation(W, V[dataset], problem.lam, scale, measured)
+    return Tabulation(W, V[dataset], problem.lam_of(dataset), scale, measured)
 
 
 def add_statistics(sums: dict[int, TileStatistics], dataset: int, found: TileStatistics) -> None:

@@ -36,6 +36,7 @@ def train(
     seed: np.random.SeedSequence,
     progress: Progress = silent,
     checkpoints: Checkpoints | None = None,
+    n_common_epochs: int = 0,
 ) -> tuple[State, History]:
     """Run the epochs.
 
@@ -54,6 +55,9 @@ def train(
         Where it runs, the order of mini-batches, and who is told.
     checkpoints
         Where the fit is kept and goes on from; None to keep nothing.
+    n_common_epochs
+        Epochs, the first ones, in which cells are solved over the common genes alone, see
+        :func:`tigon.scaling.inmf.schedule.common_epochs`.
 
     Returns
     -------
@@ -75,10 +79,11 @@ def train(
         starts = Starts.of(folder, at.epoch, shape)
         if at.epoch and not at.n_done and not at.flying:
             begin_epoch(state)
-        solver = Solver(pack, starts, problem, config.tol)
+        now = problem.over_common() if at.epoch < n_common_epochs else problem
+        solver = Solver(pack, starts, now, config.tol)
         tasks = schedule.tasks(at.epoch, seed)[at.n_done :]
         for found in _solved(solver, tasks, state, at.flying, config.staleness, engine):
-            _take_in(found, state, problem, at, config, engine)
+            _take_in(found, state, now, at, config, engine)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)

@@ -90,11 +90,12 @@ def integrate(
         Counts: ``layer``, ``raw``, ``join``, ``gene_id_column``,
         ``allow_non_integer``, ``scratch`` (see :func:`tigon.open`; not for an
         atlas, which is open already). Cells and genes: ``batch_key``,
-        ``n_genes``, ``cells``, ``min_genes``, ``min_counts``, ``max_mito``,
-        ``small_datasets``. Factorisation: ``n_components``, ``lam``, ``solver`` ("online" or
-        "batch"), ``n_epochs``, ``polish``, ``minibatch_size``, ``minibatches_per_task``,
-        ``staleness``, ``n_sweeps``, ``tol``, ``tol_final``, ``tol_objective``, ``tol_batch``,
-        ``tol_residual``, ``random_state``
+        ``n_genes``, ``n_unshared`` (genes that not all datasets measure, for UINMF: see
+        :class:`tigon.UINMF`; None to treat all alike), ``cells``, ``min_genes``,
+        ``min_counts``, ``max_mito``, ``small_datasets``. Factorisation: ``n_components``,
+        ``lam``, ``lam_by_dataset``, ``solver`` ("online" or "batch"), ``n_epochs``, ``polish``,
+        ``minibatch_size``, ``minibatches_per_task``, ``staleness``, ``n_sweeps``, ``tol``,
+        ``tol_final``, ``tol_objective``, ``tol_batch``, ``tol_residual``, ``random_state``
         (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has other defaults for
         ``minibatches_per_task`` and ``staleness``, the run says which).
         Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be

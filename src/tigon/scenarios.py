@@ -108,7 +108,8 @@ def update(
             "from are needed; name a source, --drop or --refresh"
         )
     opening, prepare = _sorted(run, batch_key, options)
-    inmf = recalling.inmf_config(run).refining()
+    # Datasets of the run keep the lambda of their own, new ones have that of the run.
+    inmf = replace(recalling.inmf_config(run).refining(), lam_by_dataset=None)
     config = UpdateConfig(
         prepare=prepare,
         inmf=inmf if n_epochs is None else replace(inmf, n_epochs=n_epochs),  # type: ignore[arg-type]

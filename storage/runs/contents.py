@@ -44,6 +44,9 @@ class RunContents:
         float64, shape (n_datasets, m, k).
     n_cells
         Cells of every dataset, shape (n_datasets,).
+    lam
+        Weight lambda of every dataset's own metagenes, shape (n_datasets,); None where it
+        is not known.
     objective
         The objective F at the returned W, V and H, summed over cells.
     obsm
@@ -75,6 +78,7 @@ class RunContents:
     A: NDArray[np.float64]
     B: NDArray[np.float64]
     n_cells: NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
+    lam: NDArray[np.float64] | None = None
     objective: float
     obsm: Mapping[str, RowReader | NDArray[Any]] = field(default_factory=dict)
     per_gene: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -105,6 +109,8 @@ class RunContents:
         _check_shape("A", self.A.shape, (d, k, k))
         _check_shape("B", self.B.shape, (d, m, k))
         _check_shape("n_cells", self.n_cells.shape, (d,))
+        if self.lam is not None:
+            _check_shape("lam", self.lam.shape, (d,))
         for name, matrix in self.per_gene.items():
             _check_shape(name, matrix.shape, (d, m))
         for name, rows in self.obsm.items():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-_NOT_BY_GENE = frozenset({"dataset", "gene", "factor", "factor_b", "A", "B", "n_cells"})
+_NOT_BY_GENE = frozenset({"dataset", "gene", "factor", "factor_b", "A", "B", "n_cells", "lam"})
 """What lies among the statistics besides."""
 
 
@@ -145,6 +145,11 @@ class Run:
     def n_cells(self) -> NDArray[np.int64]:
         """Cells of every dataset, (n_datasets,)."""
         return self._array(f"{GROUP}/n_cells").astype(np.int64)
+
+    @property
+    def lam(self) -> NDArray[np.float64] | None:
+        """Lambda of every dataset, (n_datasets,); None in runs that do not say it."""
+        return self._array(f"{GROUP}/lam") if f"{GROUP}/lam" in self.group else None
 
     def per_gene(self, name: str) -> NDArray[Any]:
         """A matrix (n_datasets, m) kept beside the statistics."""

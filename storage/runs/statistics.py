@@ -22,7 +22,7 @@ GROUP = "uns/tigon/statistics"
 
 
 def write_statistics(root: zarr.Group, contents: RunContents) -> None:
-    """Write A, B, n_cells and the per-gene matrices with their coordinates."""
+    """Write A, B, n_cells, lambda and the per-gene matrices with their coordinates."""
     group = root.create_group(GROUP, attributes=DICT)
     factors = np.arange(contents.n_components)
     _write_names(group, "dataset", list(contents.V))
@@ -32,6 +32,8 @@ def write_statistics(root: zarr.Group, contents: RunContents) -> None:
     _write(group, "A", contents.A.astype(np.float64), ("dataset", "factor", "factor_b"))
     _write(group, "B", contents.B.astype(np.float64), ("dataset", "gene", "factor"))
     _write(group, "n_cells", contents.n_cells.astype(np.float64), ("dataset",))
+    if contents.lam is not None:
+        _write(group, "lam", contents.lam.astype(np.float64), ("dataset",))
     for name, matrix in contents.per_gene.items():
         _write(group, name, matrix, ("dataset", "gene"))
 

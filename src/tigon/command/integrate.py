@@ -39,7 +39,14 @@ from tigon.command.options import (
     Workers,
 )
 from tigon.command.showing.session import Session, session
-from tigon.command.values import check_spared, number_or, wanted_factors, wanted_genes
+from tigon.command.values import (
+    check_spared,
+    lambdas,
+    number_or,
+    wanted_factors,
+    wanted_genes,
+    wanted_unshared,
+)
 
 _ARGUMENTS = "tigon.arguments"
 
@@ -99,6 +106,25 @@ def integrate(
             rich_help_panel=CELLS,
         ),
     ] = None,
+    n_unshared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Variable genes to select besides of those that not all datasets measure, without "
+            "shared metagenes (UINMF); needs --join outer.",
+            show_default="all genes are treated alike",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    unshared_genes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Use the unshared genes listed in this file, one name a line, instead.",
+            show_default=False,
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
     cells: Annotated[
         str | None,
         typer.Option(
@@ -129,12 +155,14 @@ def integrate(
         int, typer.Option("--n-components", "-k", help="Factors.", rich_help_panel=FACTORS)
     ] = 20,
     lam: Annotated[
-        float,
+        str,
         typer.Option(
-            help="Weight of the dataset-specific part: larger makes datasets more alike.",
+            metavar="LAMBDA[,DATASET=LAMBDA]",
+            help="Weight of the dataset-specific part: larger makes datasets more alike. Named "
+            "datasets may have another.",
             rich_help_panel=FACTORS,
         ),
-    ] = 5.0,
+    ] = "5.0",
     solver: Annotated[
         Solver,
         typer.Option(
@@ -244,8 +272,9 @@ def integrate(
             batch_key=batch_key,
             label_key=label_key,
             n_components=n_components,
-            lam=lam,
+            **lambdas(lam),
             n_genes=wanted_genes(n_genes, genes),
+            n_unshared=wanted_unshared(n_unshared, unshared_genes),
             solver=solver.value,
             n_epochs=number_or(n_epochs, "auto", "--n-epochs"),
             polish=number_or(polish, "auto", "--polish"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tigon.storage.errors import InputError
 
@@ -25,6 +26,52 @@ def wanted_genes(n_genes: str | None, file: str | None) -> int | str | list[str]
             "listed; choose one"
         )
     return read_genes(Path(file))
+
+
+def wanted_unshared(n_genes: str | None, file: str | None) -> int | str | list[str] | None:
+    """The same of unshared genes; None where neither is given.
+
+    Raises
+    ------
+    InputError
+        Both are given, or one cannot be read.
+    """
+    if file is None:
+        return None if n_genes is None else number_or(n_genes, "all", "--n-unshared")
+    if n_genes is not None:
+        raise InputError(
+            f"both --n-unshared {n_genes} and --unshared-genes {file} were given: genes are "
+            "counted or listed; choose one"
+        )
+    return read_genes(Path(file))
+
+
+def lambdas(text: str) -> dict[str, Any]:
+    """``lam``, and ``lam_by_dataset`` where some are named: of "5", "donor1=5,donor2=1", "5,a=1".
+
+    Raises
+    ------
+    InputError
+        There is something else in it.
+    """
+    found: dict[str, Any] = {}
+    own: dict[str, float] = {}
+    for part in text.split(","):
+        name, named, value = (word.strip() for word in part.rpartition("="))
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+        if number is None or (name in own if named else "lam" in found):
+            raise InputError(
+                f"--lam is {text!r}: it is a number for all datasets, and numbers for some by "
+                "name; for instance --lam 5 or --lam 5,donor2=1"
+            )
+        if named:
+            own[name] = number
+        else:
+            found["lam"] = number
+    return found | ({"lam_by_dataset": own} if own else {})
 
 
 def read_genes(file: Path) -> list[str]:
