@@ -58,11 +58,11 @@ def plain_step(
     for _ in range(n_sweeps):
         T = sum(B[d] - A[d] @ V[d] for d in range(3))
         for g in range(p.n_genes):
-            S = sum((A[d] for d in range(3) if p.measured[d, g]), np.zeros(A[0].shape))
+            S = sum((A[d] for d in range(3) if p.informing[d, g]), np.zeros(A[0].shape))
             W[:, g] = reference.hals(W[:, [g]], T[:, [g]], S)[:, 0]
         for d in sorted(deltas):
             target = B[d] - A[d] @ W
-            V[d] = reference.hals(V[d], target, (1 + LAM) * A[d]) * p.measured[d]
+            V[d] = reference.hals(V[d], target, (1 + p.lam_of(d)) * A[d]) * p.measured[d]
     return W, V
 
 
@@ -100,6 +100,26 @@ def test_a_step_is_its_equations(n_masked: int, k: int) -> None:
     assert len(off) == 10
     assert 0.02 < (state.V > 0).mean() < 1
     assert not state.V[:, :, :][~np.broadcast_to(p.measured[:, None], state.V.shape)].any()
+
+
+def unshared(p: Problem) -> Problem:
+    """The same with W held at zero where a dataset lacks the gene, and a lambda for each."""
+    return replace(p, shared=p.common, lam=np.array([5.0, 0.0, 1.5]))
+
+
+@pytest.mark.parametrize("n_masked", [1, 2])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_step_is_its_equations_with_unshared_genes(n_masked: int, n_threads: int) -> None:
+    p = unshared(draw_problem(n_masked, 40, n_masked))
+    assert 0 < p.common.sum() < 40
+    state, off = run(p, 6, 2, n_threads, check=True)
+    assert max(off) <= 20 * EPS
+    assert not state.W[:, ~p.common].any()
+    assert (state.W[:, p.common] > 0).any()
+    for d in range(3):
+        own = p.measured[d] & ~p.common
+        assert (state.V[d][:, own] > 0).any() == own.any()
+        assert not state.V[d][:, ~p.measured[d]].any()
 
 
 @pytest.mark.parametrize("n_masked", [0, 3])

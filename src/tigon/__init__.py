@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tigon.report import write_report
     from tigon.scaling.inmf.batch_estimator import INMF
     from tigon.scaling.inmf.estimator import OnlineINMF
-    from tigon.scaling.inmf.uinmf import UINMF
+    from tigon.scaling.inmf.unshared_estimator import UINMF
     from tigon.scenarios import project, update
     from tigon.storage.atlas import Atlas
     from tigon.storage.errors import (
@@ -45,7 +45,7 @@ _HOMES = {
     "OutputExistsError": "tigon.storage.errors",
     "Run": "tigon.storage.runs.run",
     "TigonError": "tigon.storage.errors",
-    "UINMF": "tigon.scaling.inmf.uinmf",
+    "UINMF": "tigon.scaling.inmf.unshared_estimator",
     "drop_factors": "tigon.factor_calls",
     "export_h5ad": "tigon.storage.runs.export",
     "factors": "tigon.factor_calls",
