@@ -135,29 +135,28 @@ def scored(H: NDArray[np.float32], hiding: Hiding, seed: int) -> dict[str, float
     """Accuracies of the aligned loadings, and the least and the mean cosine with planted ones."""
     codes = hiding.codes
     points = to_space(aligned(H, codes, AlignConfig(), seed))
+    near = neighbors(points, N_ACCURACY, n_threads=2).indices
+    elsewhere = nearest_elsewhere(points, codes)
     found: dict[str, float] = {}
     for key, names in hiding.labels.items():
         labels = label_codes(names)
-        near = neighbors(points, N_ACCURACY, n_threads=2).indices
         found[f"{key}_accuracy"] = round(knn_accuracy(near, labels), 4)
-        found[f"{key}_accuracy_across"] = round(across(points, codes, labels), 4)
+        found[f"{key}_accuracy_across"] = round(knn_accuracy(elsewhere, labels), 4)
     if hiding.true is not None:
         matched = cosines(H.astype(float), hiding.true)
         found |= {"least_cosine": round(matched.min(), 4), "mean_cosine": round(matched.mean(), 4)}
     return found
 
 
-def across(
-    points: NDArray[np.float32], codes: NDArray[np.int32], labels: NDArray[np.int32]
-) -> float:
-    """Accuracy of labels guessed by the nearest cells of other datasets."""
+def nearest_elsewhere(points: NDArray[np.float32], codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The 15 nearest cells of other datasets, nearest first, shape (n, 15)."""
     near = np.zeros((len(points), N_ACCURACY), np.int32)
     for dataset in np.unique(codes):
         here, there = np.flatnonzero(codes == dataset), np.flatnonzero(codes != dataset)
         a, b = points[here].astype(float), points[there].astype(float)
         far = (b**2).sum(axis=1) - 2 * a @ b.T
         near[here] = there[np.argsort(far, axis=1, kind="stable")[:, :N_ACCURACY]]
-    return knn_accuracy(near, labels)
+    return near
 
 
 def against_batch(hiding: Hiding, model: tigon.OnlineINMF, n_starts: int) -> dict[str, Any]:

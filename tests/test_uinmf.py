@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from scipy import sparse
 import tigon
 from tigon.kernels import reference
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.inmf.schedule import common_epochs
+from tigon.scaling.inmf.schedule import common_epochs, plan_schedule
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.storage.errors import InputError
 
@@ -142,8 +143,11 @@ def test_datasets_agree_on_common_genes_first() -> None:
     measured = np.ones((2, 10), bool)
     measured[0, 6:] = False
     problem = Problem(np.array([50, 50]), measured, measured * 1.0, 5.0, measured.all(axis=0))
-    assert common_epochs(problem, 6) == 1
-    assert common_epochs(problem, 7) == 0  # fewer genes than factors
+    schedule = plan_schedule(INMFConfig(), 100)
+    assert common_epochs(problem, 6, schedule) == 1
+    assert common_epochs(problem, 7, schedule) == 0  # fewer genes than factors
+    assert common_epochs(problem, 6, plan_schedule(INMFConfig(n_epochs=1), 100)) == 0
+    assert common_epochs(replace(problem, shared=None), 6, schedule) == 0
     here = problem.over_common()
     np.testing.assert_array_equal(here.measured, np.tile(np.arange(10) < 6, (2, 1)))
     np.testing.assert_array_equal(here.scale, problem.scale)
@@ -160,6 +164,7 @@ def test_genes_are_chosen_of_either_kind(case: PlantedParts) -> None:
     assert (np.char.startswith(kinds, "s") == model.shared_).all()
     # The most variable of each dataset in turn: those of no dataset are left out.
     assert {"u0", "u1", "u2"} <= set(kinds)
+    assert any(V[:, ~model.shared_].any() for V in model.V_.values())  # after one epoch alone
     listed = tigon.UINMF(3, n_genes=["s3", "s1", "s2"], n_unshared=["u1_4"], n_epochs=1)
     listed.fit(outer(case), batch_key="batch")
     assert list(listed.genes_) == ["s1", "s2", "s3", "u1_4"]

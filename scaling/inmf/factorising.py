@@ -178,7 +178,7 @@ def _train(
             seed,
             progress,
             kept,
-            common_epochs(problem, config.n_components),
+            common_epochs(problem, config.n_components, schedule),
         )
     iterations = config.max_iterations
     if not iterations:

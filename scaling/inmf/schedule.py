@@ -80,17 +80,19 @@ def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
     return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task)
 
 
-def common_epochs(problem: Problem, n_components: int) -> int:
+def common_epochs(problem: Problem, n_components: int, schedule: Schedule) -> int:
     """Epochs at the start of a fit in which cells are solved over the common genes alone.
 
     What only some datasets measure does not tell which of their factors are the same. If
-    it takes part from the first step, datasets go their own ways: each makes its factors of
+    U_i take part from the first step, datasets go their own ways: each makes its factors of
     its own genes, and factors that are not the same share a row of W, at a local minimum of
-    F. So datasets agree first, over the genes that all measure, unless these are fewer than
-    the factors; for one epoch, after which F ends where it does after five.
+    F. So datasets agree first, over the genes that all measure: for one epoch, after which
+    F ends where it does after five. There is none where these genes are fewer than the
+    factors, or where there is only one epoch.
     """
-    n_common = int(problem.common.sum())
-    return int(problem.shared is not None and n_components <= n_common < problem.n_genes)
+    if problem.shared is None or schedule.max_epochs == 1:
+        return 0
+    return int(n_components <= int(problem.common.sum()) < problem.n_genes)
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
