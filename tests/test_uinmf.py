@@ -215,7 +215,7 @@ def test_lambda_of_each_dataset_weighs_without_unshared_genes(case: PlantedParts
     assert sizes["b0"] < 1e-3
     assert sizes["b2"] < 1e-3
     assert sizes["b1"] > 0.05
-    assert INMFConfig(lam=2.0, lam_by_dataset={"a": 1.0}).lam_of(["b", "a"]).tolist() == [2.0, 1.0]
+    assert INMFConfig(lam=2.0, lam_by_dataset={"a": 1.0}).lam_of(["b", "a"]) == [2.0, 1.0]
 
 
 def test_new_datasets_are_solved_over_their_shared_genes(

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
 
@@ -146,8 +143,8 @@ class INMFConfig:
         n_epochs = self.n_epochs if self.solver == "online" else "auto"
         return replace(self, solver="online", polish=0, n_epochs=n_epochs)
 
-    def lam_of(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Lambda of each of the datasets of these names, float64, shape (d,).
+    def lam_of(self, names: Sequence[str]) -> list[float]:
+        """Lambda of each of the datasets of these names.
 
         Raises
         ------
@@ -161,7 +158,7 @@ class INMFConfig:
                 f"lam was given for {unknown[0]!r}, which is no dataset: there are "
                 f"{', '.join(map(str, names))}; name one of these with --lam NAME=VALUE"
             )
-        return np.array([own.get(name, self.lam) for name in names], np.float64)
+        return [float(own.get(name, self.lam)) for name in names]
 
     def _check_lam_by_dataset(self) -> None:
         if self.lam_by_dataset is None:

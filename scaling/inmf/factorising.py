@@ -107,7 +107,7 @@ def factorise(
     per epoch and one more.
     """
     order, start, epochs = np.random.SeedSequence(config.random_state).spawn(3)
-    problem = prepared.problem(config.lam_of(prepared.datasets.names))
+    problem = prepared.problem(np.array(config.lam_of(prepared.datasets.names)))
     n_cells = int(problem.n_cells.sum())
     if n_cells < config.minibatch_size != INMFConfig().minibatch_size:
         log.warning(
