@@ -14,7 +14,7 @@ from scipy import sparse
 import tigon
 from tigon.kernels import reference
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.inmf.schedule import common_epochs, plan_schedule
+from tigon.scaling.inmf.schedule import common_passes
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.storage.errors import InputError
 
@@ -125,6 +125,16 @@ def test_online_ends_within_half_a_percent_of_batch(case: PlantedParts, model: t
         assert (np.diff(found) <= 1e-9 * found[0]).all()
         ends.append(found[-1])
     assert model.objective_ <= 1.005 * min(ends)
+    # The engine's own batch solver, alone and after online epochs, ends at the exact one's end.
+    for options in ({"solver": "batch"}, {"polish": "auto"}):
+        own = tigon.UINMF(4, lam_by_dataset={"b1": 1.0}, n_unshared="all", **options, **ALL)
+        own.fit(outer(case), batch_key="batch")
+        assert own.objective_ <= 1.0005 * min(ends)
+        assert not own.W_[:, ~own.shared_].any()
+        # Not of the iterations that began with the common genes; F never rises.
+        loss = own.history_["loss"][~np.isnan(own.history_["residual"])]
+        assert len(loss) > 2
+        assert (np.diff(loss) <= 0).all()
 
 
 def test_bits_do_not_depend_on_threads(case: PlantedParts) -> None:
@@ -143,11 +153,11 @@ def test_datasets_agree_on_common_genes_first() -> None:
     measured = np.ones((2, 10), bool)
     measured[0, 6:] = False
     problem = Problem(np.array([50, 50]), measured, measured * 1.0, 5.0, measured.all(axis=0))
-    schedule = plan_schedule(INMFConfig(), 100)
-    assert common_epochs(problem, 6, schedule) == 1
-    assert common_epochs(problem, 7, schedule) == 0  # fewer genes than factors
-    assert common_epochs(problem, 6, plan_schedule(INMFConfig(n_epochs=1), 100)) == 0
-    assert common_epochs(replace(problem, shared=None), 6, schedule) == 0
+    assert common_passes(problem, 6, most=60) == 1
+    assert common_passes(problem, 6, most=30, wanted=20) == 15
+    assert common_passes(problem, 7, most=60) == 0  # fewer genes than factors
+    assert common_passes(problem, 6, most=1) == 0
+    assert common_passes(replace(problem, shared=None), 6, most=60) == 0
     here = problem.over_common()
     np.testing.assert_array_equal(here.measured, np.tile(np.arange(10) < 6, (2, 1)))
     np.testing.assert_array_equal(here.scale, problem.scale)

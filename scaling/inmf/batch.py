@@ -51,6 +51,9 @@ from tigon.storage.progress import Progress, silent
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
 
+COMMON_ITERATIONS = 20
+"""Over the common genes alone, where a fit begins with some."""
+
 _FEWEST_CELLS = 1024
 _FEWEST_TASKS = 16
 
@@ -66,6 +69,7 @@ def descend(
     history: History,
     progress: Progress = silent,
     checkpoints: Checkpoints | None = None,
+    n_common: int = 0,
 ) -> tuple[State, History]:
     """Iterate until F settles.
 
@@ -88,6 +92,9 @@ def descend(
         What happened before, which is added to.
     checkpoints
         Where the fit is kept and goes on from; None to keep nothing.
+    n_common
+        Iterations, the first ones, over the common genes alone, see
+        :func:`tigon.scaling.inmf.schedule.common_passes`; V_i is zero at others so far.
 
     Returns
     -------
@@ -112,15 +119,17 @@ def descend(
         if not at.n_done:
             begin_epoch(state)
         # What is tried follows from the sums before, so that a checkpoint need not hold it.
-        tried = improve(state, problem, engine) if at.epoch else state
-        tables = [metagenes_of(problem, tried.W, tried.V, i) for i in range(problem.n_datasets)]
+        now = problem.over_common() if at.epoch < n_common else problem
+        tried = improve(state, now, engine) if at.epoch else state
+        tables = [metagenes_of(now, tried.W, tried.V, i) for i in range(problem.n_datasets)]
         summed = _Pass(pack, starts, tables, state.sizes.astype(np.float32), config.tol)
         for found in engine.ordered_map(summed, cuts[at.n_done :]):
             _take_in(found, state, at)
             progress(f"iteration {at.epoch + 1}", at.n_cells, pack.n_cells, **_told(at, pack))
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
-        at = _judge(state, tried, tables, problem, at, max_iterations, config, engine)
+        at = _judge(state, tried, tables, now, at, max_iterations, config, engine)
+        at.finished &= at.epoch >= n_common
         if checkpoints:
             checkpoints.save(state, at)
         # Until now a job that goes on from the checkpoint before would have read them.

@@ -372,10 +372,13 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
 
     def _config(self, cluster: Cluster = HERE) -> INMFConfig:
         known = INMFConfig.__dataclass_fields__
-        given = {name: v for name, v in self.get_params(deep=False).items() if name in known}
-        default = schedule_options(on_cluster=cluster.is_used, solver=self._solver)
-        chosen = {n: default[n] if v is None and n in default else v for n, v in given.items()}
-        return INMFConfig(solver=self._solver, **chosen)
+        given: dict[str, Any] = {
+            name: v for name, v in self.get_params(deep=False).items() if name in known
+        }
+        given = {"solver": self._solver, **given}
+        default = schedule_options(on_cluster=cluster.is_used, solver=given["solver"])
+        given |= {n: value for n, value in default.items() if given.get(n) is None}
+        return INMFConfig(**given)
 
     @contextmanager
     def _running(

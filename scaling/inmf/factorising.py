@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.inmf.batch import descend
+from tigon.scaling.inmf.batch import COMMON_ITERATIONS, descend
 from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
-from tigon.scaling.inmf.schedule import common_epochs, plan_schedule
+from tigon.scaling.inmf.schedule import common_passes, plan_schedule
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import train
@@ -178,7 +178,7 @@ def _train(
             seed,
             progress,
             kept,
-            common_epochs(problem, config.n_components, schedule),
+            common_passes(problem, config.n_components, schedule.max_epochs),
         )
     iterations = config.max_iterations
     if not iterations:
@@ -186,8 +186,11 @@ def _train(
     folder = scratch / BATCH
     folder.mkdir(exist_ok=True)
     kept = Checkpoints(folder) if resumable else None
+    n_common = 0  # epochs have begun with them
+    if config.solver == "batch":
+        n_common = common_passes(problem, config.n_components, iterations, COMMON_ITERATIONS)
     return descend(
-        pack, folder, problem, state, iterations, config, engine, history, progress, kept
+        pack, folder, problem, state, iterations, config, engine, history, progress, kept, n_common
     )
 
 

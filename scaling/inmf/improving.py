@@ -100,20 +100,20 @@ def residual(state: State, problem: Problem, engine: ThreadEngine) -> float:
 
 def _gain(state: State, problem: Problem, grams: list[NDArray[np.float32]], genes: slice) -> float:
     """What the entries of a range of genes could lower F by, each by itself."""
-    k, lam = len(state.W), problem.lam
+    k, informing = len(state.W), problem.informing
     gradient, curvature = np.zeros((k, genes.stop - genes.start)), np.zeros((k, 1))
     gain = 0.0
     W = np.ascontiguousarray(state.W[:, genes])
     for i, blocks in enumerate(grams):
         V = np.ascontiguousarray(state.V[i][:, genes])
-        measured = problem.measured[i, genes]
+        measured, lam = problem.measured[i, genes], problem.lam_of(i)
         diagonal = np.diag(state.A[i])[:, None]
         own, missing = np.zeros_like(gradient), -state.B[i][:, genes]
         add_product(own, blocks, V, 1.0, 0, V.shape[1])
         add_product(missing, blocks, W, 1.0, 0, V.shape[1])
         missing += own
-        gradient += missing * measured
-        curvature = curvature + diagonal * measured
+        gradient += missing * informing[i, genes]
+        curvature = curvature + diagonal * informing[i, genes]
         gain += _gain_of(V, (missing + lam * own) * measured, (1.0 + lam) * diagonal)
     return gain + _gain_of(W, gradient, curvature)
 

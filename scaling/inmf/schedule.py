@@ -80,19 +80,27 @@ def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
     return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task)
 
 
-def common_epochs(problem: Problem, n_components: int, schedule: Schedule) -> int:
-    """Epochs at the start of a fit in which cells are solved over the common genes alone.
+def common_passes(problem: Problem, n_components: int, most: int, wanted: int = 1) -> int:
+    """Passes at the start of a fit in which cells are solved over the common genes alone.
 
     What only some datasets measure does not tell which of their factors are the same. If
     U_i take part from the first step, datasets go their own ways: each makes its factors of
     its own genes, and factors that are not the same share a row of W, at a local minimum of
-    F. So datasets agree first, over the genes that all measure: for one epoch, after which
-    F ends where it does after five. There is none where these genes are fewer than the
-    factors, or where there is only one epoch.
+    F. So datasets agree first, over the genes that all measure: for one epoch of the online
+    solver, after which F ends where it does after five.
+
+    Parameters
+    ----------
+    problem, n_components
+        What is factorised; common genes that are fewer than the factors are of no use.
+    most
+        Passes of the fit at most, of which at least half are over all genes.
+    wanted
+        Passes that are enough.
     """
-    if problem.shared is None or schedule.max_epochs == 1:
+    if problem.shared is None or not n_components <= int(problem.common.sum()) < problem.n_genes:
         return 0
-    return int(n_components <= int(problem.common.sum()) < problem.n_genes)
+    return min(wanted, most // 2)
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -165,13 +165,14 @@ def init_state(problem: Problem, n_components: int, seed: np.random.SeedSequence
     """Start: W uniform on [0, 2), V_i uniform on [0, 0.1), statistics zero.
 
     Scaled genes have root mean square 1, so W starts at the size of the data
-    and V_i, which is a correction, an order of magnitude below.
+    and V_i, which is a correction, an order of magnitude below; at genes that are
+    not shared V_i is zero until it follows from the loadings.
     """
     d, m, k = problem.n_datasets, problem.n_genes, n_components
     rng = np.random.default_rng(seed)
     W = rng.random((k, m), np.float32) * np.float32(2)
     V = rng.random((d, k, m), np.float32) * np.float32(0.1)
-    V *= problem.measured[:, None, :]
+    V *= problem.informing[:, None, :]
     if problem.shared is not None:
         W *= problem.shared
     return empty_state(problem, W, V)

@@ -57,7 +57,7 @@ def train(
         Where the fit is kept and goes on from; None to keep nothing.
     n_common_epochs
         Epochs, the first ones, in which cells are solved over the common genes alone, see
-        :func:`tigon.scaling.inmf.schedule.common_epochs`.
+        :func:`tigon.scaling.inmf.schedule.common_passes`.
 
     Returns
     -------

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from tigon.scaling.inmf.config import Solver
 from tigon.scaling.inmf.estimator import OnlineINMF
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.progress import Progress, silent
 
 
 class UINMF(OnlineINMF):
-    """Integrative non-negative matrix factorisation with unshared features, online.
+    """Integrative non-negative matrix factorisation with unshared features.
 
     Finds shared metagenes W, dataset-specific V_i over the genes that all datasets
     measure, dataset-specific U_i over the genes that dataset i and not all others measure,
@@ -40,8 +41,12 @@ class UINMF(OnlineINMF):
     n_unshared
         Unshared variable genes to select, the most variable of each dataset in turn; "all",
         or a list of gene names.
-    n_epochs, minibatch_size, minibatches_per_task, staleness, n_sweeps, tol, tol_final, \
-tol_objective, small_datasets, n_threads, random_state, progress
+    solver
+        "online" for steps of mini-batches, "batch" for iterations over all cells.
+    n_epochs
+        Passes, as for :class:`tigon.OnlineINMF` or :class:`tigon.INMF`.
+    polish, minibatch_size, minibatches_per_task, staleness, n_sweeps, tol, tol_final, \
+tol_objective, tol_batch, tol_residual, small_datasets, n_threads, random_state, progress
         As for :class:`tigon.OnlineINMF`.
 
     Attributes
@@ -82,7 +87,9 @@ tol_objective, small_datasets, n_threads, random_state, progress
         lam_by_dataset: Mapping[str, float] | None = None,
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_unshared: int | Literal["all"] | Sequence[str] = 2000,
+        solver: Solver = "online",
         n_epochs: int | Literal["auto"] = "auto",
+        polish: int | Literal["auto"] = 0,
         minibatch_size: int = 5000,
         minibatches_per_task: int | None = None,
         staleness: int | None = None,
@@ -90,6 +97,8 @@ tol_objective, small_datasets, n_threads, random_state, progress
         tol: float = 1e-3,
         tol_final: float = 1e-5,
         tol_objective: float = 1e-3,
+        tol_batch: float = 1e-6,
+        tol_residual: float = 1e-4,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
         random_state: int = 0,
@@ -101,6 +110,7 @@ tol_objective, small_datasets, n_threads, random_state, progress
             lam_by_dataset=lam_by_dataset,
             n_genes=n_genes,
             n_epochs=n_epochs,
+            polish=polish,
             minibatch_size=minibatch_size,
             minibatches_per_task=minibatches_per_task,
             staleness=staleness,
@@ -108,12 +118,15 @@ tol_objective, small_datasets, n_threads, random_state, progress
             tol=tol,
             tol_final=tol_final,
             tol_objective=tol_objective,
+            tol_batch=tol_batch,
+            tol_residual=tol_residual,
             small_datasets=small_datasets,
             n_threads=n_threads,
             random_state=random_state,
             progress=progress,
         )
         self.n_unshared = n_unshared
+        self.solver = solver
 
     def _chosen(self, batch_key: str | Sequence[str] | None) -> PrepareConfig:
         return replace(super()._chosen(batch_key), n_unshared=self.n_unshared)
