@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +16,14 @@ from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.scores import scores
-from tigon.scaling.embedding.space import to_space
+from tigon.scaling.factors.dropping import factor_number
 from tigon.storage.progress import Progress, silent, whole_stage
 from tigon.storage.rows import RowFile, RowReader
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
+
+log = logging.getLogger("tigon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Arranged:
 def arrange_cells(
     loadings: RowReader,
     codes: NDArray[np.int32],
-    n_datasets: int,
+    names: Sequence[str],
     labels: NDArray[np.str_] | None,
     align_config: AlignConfig,
     embed_config: EmbedConfig,
@@ -65,8 +69,8 @@ def arrange_cells(
     ----------
     loadings
         H, float32, shape (n, k).
-    codes, n_datasets
-        Dataset of each cell, int32, shape (n,), and how many there are.
+    codes, names
+        Dataset of each cell, int32, shape (n,), and the names of the datasets.
     labels
         Known label of each cell, "" for none; None for no scores.
     align_config, embed_config, seed
@@ -78,42 +82,74 @@ def arrange_cells(
 
     Notes
     -----
-    Six passes over the loadings, one more over the points.
+    The passes of the alignment over the loadings, two more over the points.
     """
-    n = len(codes)
-    aligned = RowFile(folder / "aligned", (n, loadings.shape[1]))
-    layout = RowFile(folder / "layout", (n, 2)) if embed_config.umap else None
+    aligned = RowFile(folder / "aligned", (len(codes), loadings.shape[1]))
+    layout = RowFile(folder / "layout", (len(codes), 2)) if embed_config.umap else None
+    joint = align_cells(loadings, codes, names, align_config, seed, engine, aligned, progress)
+    some = None if labels is None else labels.__getitem__
+    clusters, at, scored = embed_cells(
+        aligned, codes, joint >= 0, some, embed_config, seed, engine, layout, progress
+    )
+    return Arranged(aligned, layout, clusters, at, scored)
 
-    def write_points(start: int, rows: NDArray[np.float32]) -> None:
-        aligned.write(start, to_space(rows))
+
+def align_cells(
+    loadings: RowReader,
+    codes: NDArray[np.int32],
+    names: Sequence[str],
+    config: AlignConfig,
+    seed: int,
+    engine: ThreadEngine,
+    aligned: RowFile,
+    progress: Progress,
+) -> NDArray[np.int32]:
+    """Joint clusters, int32, shape (n,), -1 for cells without loadings; writes ``aligned``.
+
+    Warns of groups that the alignment may have merged with cells that they are not like.
+    """
+    found = align(loadings, codes, len(names), config, seed, engine, aligned.write, progress)
+    for group in found.merged:
+        factor = factor_number(loadings, group.factor)
+        log.warning(group.warning(names[group.dataset], factor))
+    return found.joint_clusters
+
+
+def embed_cells(
+    aligned: RowFile,
+    codes: NDArray[np.int32],
+    assigned: NDArray[np.bool_],
+    labels: Callable[[NDArray[np.int64]], NDArray[np.str_]] | None,
+    config: EmbedConfig,
+    seed: int,
+    engine: ThreadEngine,
+    layout: RowFile | None,
+    progress: Progress,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], dict[str, float]]:
+    """Clusters of all cells, positions of the landmarks, and scores if there are labels.
+
+    ``labels`` gives the known labels of cells at some positions; coordinates go to ``layout``.
+    """
 
     def write_layout(start: int, rows: NDArray[np.float32]) -> None:
         assert layout is not None, "it is asked for"
         layout.write(start, rows)
 
-    joint = align(
-        loadings, codes, n_datasets, align_config, seed, engine, write_points, progress
-    ).joint_clusters
+    n_threads = engine.n_threads
     clusters, among = embed(
-        aligned,
-        codes,
-        joint >= 0,
-        embed_config,
-        seed,
-        write_layout,
-        progress,
-        n_threads=engine.n_threads,
+        aligned, codes, assigned, config, seed, write_layout, progress, n_threads=n_threads
     )
-    at, scored = among.positions, dict[str, float]()
-    if labels is not None:
-        with whole_stage(progress, "scores", len(at)):
-            scored = scores(
-                among.points,
-                among.graph,
-                codes[at],
-                among.clusters,
-                labels[at],
-                seed=seed,
-                n_threads=engine.n_threads,
-            )
-    return Arranged(aligned, layout, clusters, at, scored)
+    at = among.positions
+    if labels is None:
+        return clusters, at, {}
+    with whole_stage(progress, "scores", len(at)):
+        scored = scores(
+            among.points,
+            among.graph,
+            codes[at],
+            among.clusters,
+            labels(at),
+            seed=seed,
+            n_threads=n_threads,
+        )
+    return clusters, at, scored

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigon.scaling.alignment.overcorrection import N_WITNESSES
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
@@ -219,11 +220,12 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     stages["solving loadings"] = always + moments + final + tiles
     result = moments + 28 * n_datasets * k * n_genes
     arranging = always + result + NEIGHBOURS_BYTES
+    judged = min(atlas.n_cells, N_WITNESSES)
     landmarks = n_landmarks(atlas.n_cells, config.embed)
     layout = (LAYOUT_BYTES + landmarks * LAID_OUT_BYTES) * config.embed.umap
     written = WRITTEN_BYTES + 2 * atlas.obs_columns.row_bytes
     return stages | {
-        "aligning": arranging + ALIGNED_BYTES * atlas.n_cells,
+        "aligning": arranging + ALIGNED_BYTES * atlas.n_cells + judged * LANDMARK_BYTES,
         "neighbours and clusters": arranging + landmarks * (LANDMARK_BYTES + 12 * k),
         "layout": arranging + layout,
         "writing": arranging

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.alignment.aligning import align
+from tigon.scaling.arranging import align_cells, embed_cells
 from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
-from tigon.scaling.embedding.embedding import embed
-from tigon.scaling.embedding.scores import scores
-from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import Cluster, ThreadEngine
 from tigon.scaling.factors.dropping import without_factors
 from tigon.scaling.identity import identity_of
@@ -35,7 +32,7 @@ from tigon.scaling.recording import KeptNames, cell_table, gene_table, rows_of_k
 from tigon.scaling.running import HERE, check_reachable, running
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
-from tigon.storage.progress import Progress, silent, whole_stage
+from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
@@ -246,57 +243,41 @@ class _Stages:
         Points, not loadings, so that whoever reads ``X_inmf_aligned`` and takes
         Euclidean distances compares cells as clusters and layout did.
         """
-
-        def write(start: int, rows: NDArray[np.float32]) -> None:
-            aligned.write(start, to_space(rows))
-
-        found = align(
+        return align_cells(
             loadings,
             prepared.kept_codes,
-            len(prepared.datasets.names),
+            prepared.datasets.names,
             self.config.align,
             self.config.inmf.random_state,
             self.engine.local,
-            write,
+            aligned,
             self.progress,
         )
-        return found.joint_clusters
 
     def _embed(
         self, prepared: Prepared, aligned: RowFile, joint: NDArray[np.int32], layout: RowFile
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], dict[str, float]]:
         """Clusters of all cells, positions of the landmarks, and scores if there are labels."""
-        codes, seed = prepared.kept_codes, self.config.inmf.random_state
-        clusters, among = embed(
-            aligned,
-            codes,
-            joint >= 0,
-            self.config.embed,
-            seed,
-            layout.write,
-            self.progress,
-            n_threads=self.config.n_threads,
-        )
-        at = among.positions
-        labels = self._labels(np.flatnonzero(prepared.statistics.kept)[at])
-        if labels is None:
-            return clusters, at, {}
-        with whole_stage(self.progress, "scores", len(at)):
-            scored = scores(
-                among.points,
-                among.graph,
-                codes[at],
-                among.clusters,
-                labels,
-                seed=seed,
-                n_threads=self.config.n_threads,
-            )
-        return clusters, at, scored
+        cells = np.flatnonzero(prepared.statistics.kept)
 
-    def _labels(self, positions: NDArray[np.int64]) -> NDArray[np.str_] | None:
+        def labels(at: NDArray[np.int64]) -> NDArray[np.str_]:
+            return self._labels(cells[at])
+
+        return embed_cells(
+            aligned,
+            prepared.kept_codes,
+            joint >= 0,
+            None if self.config.label_key is None else labels,
+            self.config.embed,
+            self.config.inmf.random_state,
+            self.engine.local,
+            layout,
+            self.progress,
+        )
+
+    def _labels(self, positions: NDArray[np.int64]) -> NDArray[np.str_]:
         """Known labels of the cells at some positions of the atlas; "" where there is none."""
-        if self.config.label_key is None:
-            return None
+        assert self.config.label_key is not None, "only called where there are labels"
         import pandas as pd
 
         column = pd.Series(self.atlas.obs_columns.values(self.config.label_key)).iloc[positions]

@@ -122,7 +122,7 @@ def _arrange(
     return arrange_cells(
         without_factors(run.loadings, dropped),
         codes.astype(np.int32),
-        len(names),
+        run.datasets,
         known_labels(run.obs, run.config.get("label_key")),
         recalling.align_config(run),
         recalling.embed_config(run),

@@ -81,8 +81,8 @@ def inmf_config(run: Run) -> INMFConfig:
 
 
 def align_config(run: Run) -> AlignConfig:
-    """Options of the alignment."""
-    return _options(AlignConfig, run.config["align"])
+    """Options of the alignment; runs that do not name a method are of quantile maps."""
+    return _options(AlignConfig, {"align": "quantile", **run.config["align"]})
 
 
 def embed_config(run: Run) -> EmbedConfig:

@@ -271,7 +271,7 @@ class _Update:
             return arrange_cells(
                 without_factors(loadings, recalling.dropped_factors(self.run)),
                 codes,
-                len(known.names),
+                known.names,
                 known_labels(table, self.run.config.get("label_key")),
                 align,
                 recalling.embed_config(self.run),

@@ -1,4 +1,4 @@
-"""Alignment: joint clusters and quantile normalisation."""
+"""Alignment: joint clusters and quantile normalisation, and what all methods share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import AlignmentResult, align
 from tigon.scaling.alignment.config import AlignConfig
+from tigon.scaling.alignment.passes import Passes
+from tigon.scaling.alignment.quantile_mapping import find_maps, mapped_loadings
+from tigon.scaling.alignment.scales import scales
 from tigon.scaling.embedding import rows as rows_module
 from tigon.scaling.engine import ThreadEngine
 from tigon.storage.errors import InputError
+from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
 
 Loadings = NDArray[np.float32]
@@ -35,22 +39,43 @@ def planted(n: int = 600, *, seed: int = 0, shift: float = 3.0) -> tuple[Loading
     return H.astype(np.float32), codes
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """What quantile maps found."""
+
+    joint_clusters: NDArray[np.int32]
+    scale: NDArray[np.float64]
+    mapped: NDArray[np.bool_]
+
+
 def run(
-    H: Loadings, codes: Codes, config: AlignConfig | None = None, **options: int
+    H: Loadings, codes: Codes, config: AlignConfig | None = None, *, seed: int = 0
+) -> tuple[Loadings, Mapped]:
+    """Loadings mapped by quantiles."""
+    with ThreadEngine(1) as engine:
+        passes = Passes(ArrayRows(H), codes, np.bincount(codes), engine, silent)
+        scale = scales(passes)
+        found = find_maps(passes, scale, config or AlignConfig(align="quantile"), seed)
+        mapped = [rows for _, rows in passes.run("", mapped_loadings(passes, scale, found))]
+    result = Mapped(found.joint_clusters, scale.overall, found.maps.group > 0)
+    return np.concatenate(mapped), result
+
+
+def aligned_points(
+    H: Loadings, codes: Codes, config: AlignConfig, seed: int = 0
 ) -> tuple[Loadings, AlignmentResult]:
-    aligned = np.full_like(H, np.nan)
+    """Points as they are written."""
+    points = np.full_like(H, np.nan)
 
     def write(start: int, rows: Loadings) -> None:
-        aligned[start : start + len(rows)] = rows
+        points[start : start + len(rows)] = rows
 
-    n_datasets = int(codes.max()) + 1
-    seed = options.pop("seed", 0)
     with ThreadEngine(1) as engine:
         result = align(
-            ArrayRows(H), codes, n_datasets, config or AlignConfig(), seed, engine, write, **options
+            ArrayRows(H), codes, int(codes.max()) + 1, config, seed, engine, write, silent
         )
-    assert not np.isnan(aligned).any()
-    return aligned, result
+    assert not np.isnan(points).any()
+    return points, result
 
 
 def gap(loadings: Loadings, codes: Codes, clusters: NDArray[np.int32]) -> float:
@@ -103,7 +128,7 @@ def test_a_factor_that_the_reference_lacks_stays(reference: int | None) -> None:
     """In a shared cluster, one dataset does not use a factor that the other does."""
     H, codes = planted()
     H[codes == 0, 4] = 0
-    aligned, result = run(H, codes, AlignConfig(reference=reference))
+    aligned, result = run(H, codes, AlignConfig(align="quantile", reference=reference))
     used = (codes == 1) & (H[:, 4] > 0)
     assert result.mapped.sum() >= 3
     assert (aligned[used, 4] > 0).mean() > 0.98  # the smallest may tie with zero
@@ -125,7 +150,7 @@ def test_maps_keep_the_order_within_a_dataset_and_cluster() -> None:
 def test_quantiles_beyond_the_sample_are_not_clamped() -> None:
     """LIGER sets every value above the sample's largest to one number."""
     H, codes = planted(4000)
-    aligned, result = run(H, codes, AlignConfig(n_sampled=50))
+    aligned, result = run(H, codes, AlignConfig(align="quantile", n_sampled=50))
     cells = np.flatnonzero((codes == 1) & (result.joint_clusters == 0))
     top = cells[np.argsort(H[cells, 0])[-10:]]
     assert len(np.unique(aligned[top, 0])) == 10
@@ -219,15 +244,22 @@ def test_few_cells_are_scaled_and_not_mapped() -> None:
     assert np.array_equal(aligned, H / result.scale.astype(np.float32))
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("read_cells", [37, 1000])
+METHODS = {
+    "centroid": AlignConfig(),
+    "quantile": AlignConfig(align="quantile", n_voters=300, n_sampled=100),
+    "none": AlignConfig(align="none"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("n_threads", "read_cells"), [(1, 37), (2, 1000), (2, 37)])
 def test_threads_and_storage_leave_the_bytes_alone(
-    monkeypatch: pytest.MonkeyPatch, n_threads: int, read_cells: int
+    monkeypatch: pytest.MonkeyPatch, n_threads: int, read_cells: int, method: str
 ) -> None:
     monkeypatch.setattr(rows_module.tiles, "__defaults__", (256,))  # a plan of many tasks
     H, codes = planted(3000)
-    config = AlignConfig(n_voters=300, n_sampled=100)
-    expected, expected_result = run(H, codes, config)
+    config = METHODS[method]
+    expected, expected_result = aligned_points(H, codes, config)
 
     @dataclass
     class Pieces:
@@ -251,7 +283,7 @@ def test_threads_and_storage_leave_the_bytes_alone(
 
 def test_the_seed_decides_the_sample() -> None:
     H, codes = planted(3000)
-    config = AlignConfig(n_voters=200, n_sampled=50)
+    config = AlignConfig(align="quantile", n_voters=200, n_sampled=50)
     first, _ = run(H, codes, config, seed=0)
     again, _ = run(H, codes, config, seed=0)
     other, _ = run(H, codes, config, seed=1)
@@ -261,8 +293,8 @@ def test_the_seed_decides_the_sample() -> None:
 
 def test_a_sample_aligns_almost_like_all_cells() -> None:
     H, codes = planted(6000)
-    _, whole = run(H, codes, AlignConfig(n_voters=6000, n_sampled=6000))
-    aligned, sampled = run(H, codes, AlignConfig(n_voters=500, n_sampled=300))
+    _, whole = run(H, codes, AlignConfig(align="quantile", n_voters=6000, n_sampled=6000))
+    aligned, sampled = run(H, codes, AlignConfig(align="quantile", n_voters=500, n_sampled=300))
     assert (whole.joint_clusters == sampled.joint_clusters).mean() > 0.99
     assert gap(aligned, codes, sampled.joint_clusters) < 0.25
 
@@ -293,14 +325,22 @@ def test_options_are_refused_early(change: dict[str, int], message: str) -> None
         replace(AlignConfig(), **change)
 
 
+def test_options_that_would_not_be_looked_at_are_refused() -> None:
+    with pytest.raises(InputError, match="align is 'centroids': it is one of centroid, quantile"):
+        replace(AlignConfig(), align="centroids")
+    for given in (dict(reference=0), dict(n_quantiles=20)):
+        with pytest.raises(InputError, match="it is an option of quantile maps"):
+            replace(AlignConfig(), **given)
+
+
 def test_what_cannot_be_aligned_is_refused() -> None:
     H, codes = planted()
     with pytest.raises(InputError, match="wrong number of cells"):
-        run(H, codes[:-1])
+        aligned_points(H, codes[:-1], AlignConfig())
     with pytest.raises(InputError, match="reference is no dataset"):
-        run(H, codes, AlignConfig(reference=2))
+        aligned_points(H, codes, AlignConfig(align="quantile", reference=2))
     with ThreadEngine(1) as engine, pytest.raises(InputError, match="out of range"):
         align(ArrayRows(H), codes, 1, AlignConfig(), 0, engine, lambda start, rows: None)
     H[3, 2] = np.nan
     with pytest.raises(InputError, match="not finite"):
-        run(H, codes)
+        aligned_points(H, codes, AlignConfig())

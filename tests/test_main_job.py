@@ -32,6 +32,7 @@ def test_a_run_tells_what_was_opened_and_how(counts: Path, tmp_path: Path) -> No
         layer="raw",
         join="outer",
         allow_non_integer=True,
+        align="quantile",
         n_quantiles=20,
         n_neighbors=7,
         min_dist=0.3,

@@ -1,19 +1,13 @@
-"""Alignment: joint clusters and quantile normalisation of the loadings of all cells.
+"""Alignment: what cells of different datasets have in common brought to the same place.
 
-Symbols: H (n_cells x k) the loadings; s_f the root mean square of factor f over
-all cells. The aligned loadings are m_ijf(H_cf / s_f) for cell c of dataset i in
-joint cluster j, where m is a quantile map onto a common reference
-(``tigon.scaling.alignment.quantiles``) and j comes from the strongest factor and
-a vote (``tigon.scaling.alignment.clusters``). With one dataset every map is the
-identity. A cell without loadings stays zero and gets cluster -1.
+Cells are points, the roots of their shares of the factors (``tigon.scaling.embedding.space``),
+every factor divided by its root mean square over all cells. They are moved to common centroids
+(``tigon.scaling.alignment.centroids``), or their loadings are mapped onto common quantiles
+first (``tigon.scaling.alignment.quantile_mapping``), or nothing is done.
 
 Invariant: the result depends on the loadings, the datasets, the options and the
-seed only; not on threads, nor on how the loadings are stored. With no more cells
-than are sampled, permuting the cells permutes the result.
-
-References
-----------
-Welch et al. (2019), Cell 177, 1873, doi:10.1016/j.cell.2019.05.006.
+seed only; not on threads, nor on how the loadings are stored. A cell without loadings
+stays zero.
 """
 
 from __future__ import annotations
@@ -24,48 +18,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.scaling.alignment.centroids import find_offsets
+from tigon.scaling.alignment.clusters import UNASSIGNED
 from tigon.scaling.alignment.config import AlignConfig
-from tigon.scaling.alignment.joint import joint_clusters
+from tigon.scaling.alignment.overcorrection import MergedGroup, Witnesses
 from tigon.scaling.alignment.passes import Passes, Tile
-from tigon.scaling.alignment.quantiles import QuantileMaps
-from tigon.scaling.alignment.references import (
-    count_pairs,
-    reference_and_maps,
-    sampled_quantiles,
-)
-from tigon.scaling.alignment.scales import scales
+from tigon.scaling.alignment.quantile_mapping import find_maps, mapped_loadings
+from tigon.scaling.alignment.scales import Scales, scales
 from tigon.scaling.embedding.rows import WriteRows, read_scaled
+from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 from tigon.storage.rows import RowReader
 
+Aligned = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""Points of the cells of a tile, and their joint clusters."""
+
 
 @dataclass(frozen=True, slots=True)
 class AlignmentResult:
-    """What an alignment finds besides the aligned loadings, which it writes.
+    """What an alignment finds besides the aligned points, which it writes.
 
     Attributes
     ----------
     joint_clusters
-        Joint cluster (a factor) of each cell, int32, shape (n_cells,); -1 for
-        cells without loadings.
+        A factor for each cell, int32, shape (n_cells,); -1 for cells without loadings. With
+        quantile maps the cluster in which a cell was mapped, else its strongest factor in
+        the points that were written.
     scale
         What the loadings were divided by, float64, shape (k,).
-    reference
-        Quantiles that the clusters were mapped onto, float64, shape
-        (k clusters, n_quantiles + 1, k factors); zero where nothing was mapped.
-    n_cells
-        Cells of each dataset in each cluster, int64, shape (n_datasets, k).
-    mapped
-        Whether a dataset was mapped in a cluster, bool, shape (n_datasets, k).
+    merged
+        Groups of cells that may have been merged with cells that they are not like.
     """
 
     joint_clusters: NDArray[np.int32]
     scale: NDArray[np.float64]
-    reference: NDArray[np.float64]
-    n_cells: NDArray[np.int64]
-    mapped: NDArray[np.bool_]
+    merged: tuple[MergedGroup, ...]
 
 
 def align(
@@ -78,7 +67,7 @@ def align(
     write: WriteRows,
     progress: Progress = silent,
 ) -> AlignmentResult:
-    """Align the loadings of all cells and write them.
+    """Align all cells and write them as points.
 
     Parameters
     ----------
@@ -91,11 +80,11 @@ def align(
     config
         Options.
     seed
-        Decides which cells vote and which are sampled for quantiles.
+        Decides which cells are sampled.
     engine
         Where it runs; the result does not depend on its threads.
     write
-        Takes the aligned loadings, float32, in order.
+        Takes the aligned points, float32, in order.
     progress
         Told of the cells of each pass.
 
@@ -106,38 +95,52 @@ def align(
 
     Notes
     -----
-    Five passes over the loadings. Holds about 20 bytes per cell, the voters, the
-    sampled cells, and 12 bytes x k x n_quantiles per mapped dataset and cluster.
+    Passes over the loadings: two, three more for quantile maps, one more for each round of
+    centroids, and one for the cells that tell of merged groups.
     """
     _check(rows, dataset_codes, n_datasets, config)
     size = np.bincount(dataset_codes, minlength=n_datasets)
     passes = Passes(rows, dataset_codes, size, engine, progress)
     scale = scales(passes)
-    joint = joint_clusters(passes, scale, config, seed)
-    n_cells = count_pairs(passes, joint)
-    by_pair = sampled_quantiles(passes, joint, n_cells, scale.overall, config, seed)
-    reference, maps = reference_and_maps(by_pair, n_cells, config)
-    task = _mapping(passes, joint, scale.overall, maps)
-    for (start, _), aligned in passes.run("aligning", task):
-        write(start, aligned)
-    return AlignmentResult(joint, scale.overall, reference, n_cells, maps.group > 0)
+    task = _task(passes, scale, config, seed)
+    witnesses = Witnesses.drawn(passes, scale.overall, seed, judge=config.align != "none")
+    joint = np.empty(rows.shape[0], dtype=np.int32)
+    for tile, (points, clusters) in passes.run("aligning", task):
+        joint[slice(*tile)] = clusters
+        witnesses.see(tile, points)
+        write(tile[0], points)
+    return AlignmentResult(joint, scale.overall, witnesses.merged_groups(seed))
 
 
-def _mapping(
-    passes: Passes,
-    joint: NDArray[np.int32],
-    scale: NDArray[np.float64],
-    maps: QuantileMaps,
-) -> Callable[[Tile], NDArray[np.float32]]:
-    """The task that aligns the cells of one tile."""
+def _task(
+    passes: Passes, scale: Scales, config: AlignConfig, seed: int
+) -> Callable[[Tile], Aligned]:
+    """What aligns the cells of one tile."""
+    if config.align == "quantile":
+        found = find_maps(passes, scale, config, seed)
+        mapped = mapped_loadings(passes, scale, found)
+        return lambda tile: (to_space(mapped(tile)), found.joint_clusters[slice(*tile)])
+    points = _points(passes, scale)
+    if config.align == "centroid":
+        offsets = find_offsets(passes, scale.overall)
 
-    def task(tile: Tile) -> NDArray[np.float32]:
-        scaled = read_scaled(passes.rows, *tile, scale)
-        clusters = joint[slice(*tile)]
-        group = maps.group[passes.dataset_codes[slice(*tile)], clusters]
-        return maps.apply(scaled, np.where(clusters < 0, np.int32(0), group))
+        def moved(tile: Tile) -> NDArray[np.float32]:
+            codes = passes.dataset_codes[slice(*tile)]
+            return offsets.move(points(tile), codes).astype(np.float32)
 
-    return task
+        return lambda tile: _with_strongest(moved(tile))
+    return lambda tile: _with_strongest(points(tile))
+
+
+def _points(passes: Passes, scale: Scales) -> Callable[[Tile], NDArray[np.float32]]:
+    """The task that makes points of the cells of one tile."""
+    return lambda tile: to_space(read_scaled(passes.rows, *tile, scale.overall))
+
+
+def _with_strongest(points: NDArray[np.float32]) -> Aligned:
+    strongest = np.argmax(points, axis=1).astype(np.int32)
+    strongest[~(points > 0).any(axis=1)] = UNASSIGNED
+    return points, strongest
 
 
 def _check(

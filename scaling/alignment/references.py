@@ -79,12 +79,12 @@ def _sampled_cells(
     return drawn
 
 
-def reference_and_maps(
+def reference_maps(
     by_pair: dict[Pair, NDArray[np.float64]],
     n_cells: NDArray[np.int64],
     config: AlignConfig,
-) -> tuple[NDArray[np.float64], QuantileMaps]:
-    """Quantiles of the reference in each cluster, (k, n_quantiles + 1, k), and the maps.
+) -> QuantileMaps:
+    """The maps of every dataset and cluster onto the reference of the cluster.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def reference_and_maps(
         a cluster, the mean over the others stands in.
     """
     n_datasets, k = n_cells.shape
-    reference = np.zeros((k, config.n_quantiles + 1, k))
+    reference: dict[int, NDArray[np.float64]] = {}
     for cluster in sorted({cluster for _, cluster in by_pair}):
         datasets = [dataset for dataset, other in by_pair if other == cluster]
         if config.reference in datasets:
@@ -107,4 +107,4 @@ def reference_and_maps(
     pairs = {
         pair: (q, reference[pair[1]]) for pair, q in by_pair.items() if pair[0] != config.reference
     }
-    return reference, quantile_maps(pairs, n_datasets, k, config.n_quantiles)
+    return quantile_maps(pairs, n_datasets, k, config.n_quantiles)

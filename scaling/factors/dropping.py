@@ -60,6 +60,11 @@ def without_factors(loadings: RowReader, dropped: Sequence[int]) -> RowReader:
     return KeptColumns(loadings, kept_factors(loadings.shape[1], dropped))
 
 
+def factor_number(loadings: RowReader, column: int) -> int:
+    """Number of the factor whose loadings are in a column."""
+    return int(loadings.kept[column]) if isinstance(loadings, KeptColumns) else column
+
+
 def checked_factors(dropped: Any, n_components: int) -> tuple[int, ...]:
     """Numbers of factors to drop, ascending.
 

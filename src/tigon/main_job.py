@@ -98,7 +98,8 @@ def integrate(
         ``tol_final``, ``tol_objective``, ``tol_batch``, ``tol_residual``, ``random_state``
         (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has other defaults for
         ``minibatches_per_task`` and ``staleness``, the run says which).
-        Alignment: ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
+        Alignment: ``align``, "centroid", "quantile" or "none"; for quantiles
+        ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
         on joint clusters, ``reference``, the number of the dataset that others
         are mapped to (None for their mean); ``drop_factors``, numbers of factors that it and

@@ -16,6 +16,7 @@ from tigon.command.options import (
     INPUT,
     MACHINE,
     OUTPUT,
+    Align,
     AllowNonInteger,
     Cache,
     DropFactors,
@@ -205,6 +206,13 @@ def integrate(
         ),
     ] = 0,
     drop_factors: DropFactors = None,
+    align: Annotated[
+        Align,
+        typer.Option(
+            help="Bring datasets together by centroids, by quantile maps, or not at all.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = Align.centroid,
     resolution: Annotated[
         float,
         typer.Option(help="Of the clusters: larger finds more.", rich_help_panel=FACTORS),
@@ -298,6 +306,7 @@ def integrate(
             join=join.value,
             gene_id_column=gene_id_column,
             allow_non_integer=allow_non_integer,
+            align=align.value,
             resolution=resolution,
             drop_factors=wanted_factors(drop_factors),
             umap=umap,

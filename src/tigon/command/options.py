@@ -33,6 +33,14 @@ class Solver(StrEnum):
     batch = "batch"
 
 
+class Align(StrEnum):
+    """How datasets are brought together."""
+
+    centroid = "centroid"
+    quantile = "quantile"
+    none = "none"
+
+
 class SmallDatasets(StrEnum):
     """What to do with datasets of fewer cells than factors."""
 
