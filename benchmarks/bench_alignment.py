@@ -1,23 +1,31 @@
 """What alignment and the space of the graph do to the scores, on labelled data.
 
-For every file and seed, online iNMF is fitted, then scored before and after
-alignment (without and with the vote), each on three spaces: the loadings, their
-directions, and the square roots of their shares (the one that Tigon uses).
-Prints one JSON line per file, seed, alignment and space. With --neighbours it
-times the exact search for neighbours against pynndescent instead.
+For every file and seed, online iNMF is fitted, then scored without alignment, after quantile
+maps and after centroids, and beside them Harmony on principal components (of the logarithms of
+the same genes, each at unit variance and clipped at 10): the same cells, labels, neighbours and
+clusters for all. Prints one JSON line per file, seed and method. Harmony is a library of its
+own (pip install harmonypy) and left out where there is none.
 
-    python benchmarks/bench_alignment.py kang_pbmc_stim.h5ad pbmc3k.h5ad --seeds 3
+With --spaces it scores unaligned and mapped loadings in three spaces instead: as they are,
+their directions, and the square roots of their shares (the one that Tigon uses). With
+--neighbours it times the exact search for neighbours against pynndescent.
+
+    python benchmarks/bench_alignment.py kang_pbmc_stim.h5ad --seeds 5
+    python benchmarks/bench_alignment.py kang_pbmc_stim.h5ad pbmc3k.h5ad --seeds 3 --spaces
     python benchmarks/bench_alignment.py --neighbours 50000
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +33,10 @@ from record import machine
 
 import tigon
 from tigon.scaling.alignment.aligning import align
-from tigon.scaling.alignment.config import AlignConfig
+from tigon.scaling.alignment.config import AlignConfig, Method
+from tigon.scaling.alignment.passes import Passes
+from tigon.scaling.alignment.quantile_mapping import find_maps, mapped_loadings
+from tigon.scaling.alignment.scales import scales
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.graph import shared_neighbors
 from tigon.scaling.embedding.leiden import leiden
@@ -33,9 +44,17 @@ from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
+from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
 
+if TYPE_CHECKING:
+    import anndata
+
 Matrix = NDArray[np.float32]
+Codes = NDArray[np.int32]
+
+N_COMPONENTS = 30
+"""Principal components that Harmony works on."""
 
 
 def directions(loadings: Matrix) -> Matrix:
@@ -45,33 +64,54 @@ def directions(loadings: Matrix) -> Matrix:
 
 
 SPACES = {"loadings": lambda H: H, "directions": directions, "root shares": to_space}
-ALIGNMENTS = {
-    "none": None,
-    "quantiles": AlignConfig(n_neighbors=1),
-    "vote, quantiles": AlignConfig(),
-    "vote, quantiles of the first dataset": AlignConfig(reference=0),
-}
 
 
-def aligned(
-    H: Matrix, datasets: NDArray[np.int32], config: AlignConfig | None, seed: int
-) -> Matrix:
-    """Loadings after alignment; only scaled where there is none."""
-    if config is None:
-        return H / np.sqrt(np.square(H).mean(axis=0))
+def aligned(H: Matrix, datasets: Codes, method: Method, seed: int) -> tuple[Matrix, dict[str, Any]]:
+    """Points after alignment, and how many warnings it gives."""
     out = np.empty_like(H)
 
     def write(start: int, rows: Matrix) -> None:
         out[start : start + len(rows)] = rows
 
-    n_datasets = int(datasets.max()) + 1
+    n_datasets, config = int(datasets.max()) + 1, AlignConfig(align=method)
     with ThreadEngine(2) as engine:
-        align(ArrayRows(H), datasets, n_datasets, config, seed, engine, write)
-    return out
+        found = align(ArrayRows(H), datasets, n_datasets, config, seed, engine, write)
+    return out, {"n_warnings": len(found.merged)}
+
+
+def harmony(
+    adata: anndata.AnnData, genes: list[str], batch_key: str, seed: int
+) -> tuple[Matrix, dict[str, Any]]:
+    """Principal components after Harmony, and its version."""
+    import harmonypy
+
+    totals = np.asarray(adata.X.sum(axis=1), dtype=np.float64)
+    x = np.log1p(adata[:, genes].X.toarray() / totals * 1e4)
+    spread = x.std(axis=0)
+    x = np.clip((x - x.mean(axis=0)) / np.where(spread > 0, spread, 1), -10, 10)
+    U, s, _ = np.linalg.svd(x, full_matrices=False)
+    components = (U * s)[:, :N_COMPONENTS]
+    found = harmonypy.run_harmony(
+        components, adata.obs[[batch_key]].astype(str), batch_key, random_state=seed, verbose=False
+    )
+    corrected = np.asarray(found.Z_corr)
+    corrected = corrected if corrected.shape == components.shape else corrected.T
+    points = np.ascontiguousarray(corrected, dtype=np.float32)
+    return points, {"harmonypy": version("harmonypy")}
+
+
+def mapped(H: Matrix, datasets: Codes, seed: int) -> Matrix:
+    """Loadings mapped by quantiles."""
+    with ThreadEngine(2) as engine:
+        passes = Passes(ArrayRows(H), datasets, np.bincount(datasets), engine, silent)
+        scale = scales(passes)
+        found = find_maps(passes, scale, AlignConfig(align="quantile"), seed)
+        tiles = passes.run("mapping", mapped_loadings(passes, scale, found))
+        return np.concatenate([rows for _, rows in tiles])
 
 
 def scored(
-    points: Matrix, datasets: NDArray[np.int32], labels: NDArray[np.str_], seed: int
+    points: Matrix, datasets: Codes, labels: NDArray[np.str_], seed: int
 ) -> dict[str, float]:
     """Scores on points, with the graph and the resolution that Tigon ships."""
     config = EmbedConfig()
@@ -80,27 +120,37 @@ def scored(
     return scores(points, graph, datasets, clusters, labels, seed=seed)
 
 
-def lines(path: Path, batch_key: str, label_key: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Scores of every alignment and space for one fit."""
+def lines(
+    path: Path, batch_key: str, label_key: str, seed: int, n_components: int, *, spaces: bool
+) -> Iterator[dict[str, Any]]:
+    """Scores of every method, or of every space, for one fit."""
     import anndata
 
     adata = anndata.read_h5ad(path)
     n_genes = "all" if adata.n_vars < 2000 else 2000
-    model = tigon.OnlineINMF(n_components=20, lam=5.0, n_genes=n_genes, random_state=seed)
+    model = tigon.OnlineINMF(n_components, lam=5.0, n_genes=n_genes, random_state=seed)
     H = model.fit(adata, batch_key=batch_key).transform(adata, batch_key=batch_key)
     names = adata.obs[batch_key].astype(str).to_numpy()
     datasets = np.unique(names, return_inverse=True)[1].astype(np.int32)
     labels = adata.obs[label_key].astype(str).to_numpy(np.str_)
-    for alignment, config in ALIGNMENTS.items():
-        loadings = aligned(H, datasets, config, seed)
-        for space, to_points in SPACES.items():
-            yield {
-                "data": path.stem,
-                "seed": seed,
-                "alignment": alignment,
-                "space": space,
-                **scored(to_points(loadings), datasets, labels, seed),
-            }
+    what = {"benchmark": "alignment", "data": path.stem, "seed": seed}
+    if spaces:
+        for alignment, loadings in {
+            "none": H / np.sqrt(np.square(H).mean(axis=0)),
+            "quantile": mapped(H, datasets, seed),
+        }.items():
+            for space, to_points in SPACES.items():
+                found = scored(to_points(loadings), datasets, labels, seed)
+                yield {**what, "method": alignment, "space": space, **found}
+        return
+    for method in get_args(Method):
+        points, facts = aligned(H, datasets, method, seed)
+        yield {**what, "method": method, **scored(points, datasets, labels, seed), **facts}
+    if importlib.util.find_spec("harmonypy") is None:
+        print("harmonypy is not installed: no lines of Harmony", file=sys.stderr)
+        return
+    points, facts = harmony(adata, list(model.genes_), batch_key, seed)
+    yield {**what, "method": "harmony", **scored(points, datasets, labels, seed), **facts}
 
 
 def search_times(n: int) -> Iterator[dict[str, Any]]:
@@ -127,6 +177,8 @@ def main() -> None:
     parser.add_argument("--batch-key", default="batch")
     parser.add_argument("--label-key", default="label")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--n-components", type=int, default=20)
+    parser.add_argument("--spaces", action="store_true")
     parser.add_argument("--neighbours", type=int, metavar="N")
     options = parser.parse_args()
     if options.neighbours:
@@ -134,7 +186,8 @@ def main() -> None:
             print(json.dumps({**line, **machine()}), flush=True)
     for path in options.files:
         for seed in range(options.seeds):
-            for line in lines(path, options.batch_key, options.label_key, seed):
+            keys = options.batch_key, options.label_key
+            for line in lines(path, *keys, seed, options.n_components, spaces=options.spaces):
                 print(json.dumps({**line, **machine()}), flush=True)
 
 
