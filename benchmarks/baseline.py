@@ -34,22 +34,34 @@ def variable_genes(X: sparse.csr_array, n_genes: int) -> NDArray[np.int64]:
 
 
 def principal_components(
-    counts: sparse.csr_array | sparse.csr_matrix, n_genes: int = 2000, n_components: int = 30
+    counts: sparse.csr_array | sparse.csr_matrix,
+    n_genes: int = 2000,
+    n_components: int = 30,
+    *,
+    unit_variance: bool = False,
 ) -> NDArray[np.float64]:
-    """Principal components of all cells together, shape (n_cells, n_components)."""
+    """Principal components of all cells together, shape (n_cells, n_components).
+
+    With ``unit_variance`` genes are brought to it first and values clipped at 10.
+    """
     X = log_normalise(counts)
     X = X[:, variable_genes(X, min(n_genes, X.shape[1]))].toarray()
+    if unit_variance:
+        spread = X.std(axis=0)
+        X = np.clip((X - X.mean(axis=0)) / np.where(spread > 0, spread, 1), -10, 10)
     pca = PCA(n_components, svd_solver="randomized", random_state=0)
     return np.asarray(pca.fit_transform(X))
 
 
-def harmonise(components: NDArray[np.float64], batch: NDArray[np.str_]) -> NDArray[np.float64]:
+def harmonise(
+    components: NDArray[np.float64], batch: NDArray[np.str_], *, seed: int = 0
+) -> NDArray[np.float64]:
     """Harmony's corrected components, shape as given."""
     import harmonypy
     import pandas as pd
 
     result = harmonypy.run_harmony(
-        components, pd.DataFrame({"batch": batch}), "batch", random_state=0, verbose=False
+        components, pd.DataFrame({"batch": batch}), "batch", random_state=seed, verbose=False
     )
     corrected = np.asarray(result.Z_corr)
     return corrected if corrected.shape == components.shape else corrected.T

@@ -1,9 +1,8 @@
 """What alignment and the space of the graph do to the scores, on labelled data.
 
 For every file and seed, online iNMF is fitted, then scored without alignment, after quantile
-maps and after centroids, and beside them Harmony on principal components (of the logarithms of
-the same genes, each at unit variance and clipped at 10): the same cells, labels, neighbours and
-clusters for all. Prints one JSON line per file, seed and method. Harmony is a library of its
+maps and after centroids, and beside them Harmony on principal components of logarithms, as they
+are and of genes at unit variance: the same cells, labels, neighbours and clusters for all. Prints one JSON line per file, seed and method. Harmony is a library of its
 own (pip install harmonypy) and left out where there is none.
 
 With --spaces it scores unaligned and mapped loadings in three spaces instead: as they are,
@@ -25,9 +24,10 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
+from baseline import harmonise, principal_components
 from numpy.typing import NDArray
 from record import machine
 
@@ -47,14 +47,8 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
 
-if TYPE_CHECKING:
-    import anndata
-
 Matrix = NDArray[np.float32]
 Codes = NDArray[np.int32]
-
-N_COMPONENTS = 30
-"""Principal components that Harmony works on."""
 
 
 def directions(loadings: Matrix) -> Matrix:
@@ -77,27 +71,6 @@ def aligned(H: Matrix, datasets: Codes, method: Method, seed: int) -> tuple[Matr
     with ThreadEngine(2) as engine:
         found = align(ArrayRows(H), datasets, n_datasets, config, seed, engine, write)
     return out, {"n_warnings": len(found.merged)}
-
-
-def harmony(
-    adata: anndata.AnnData, genes: list[str], batch_key: str, seed: int
-) -> tuple[Matrix, dict[str, Any]]:
-    """Principal components after Harmony, and its version."""
-    import harmonypy
-
-    totals = np.asarray(adata.X.sum(axis=1), dtype=np.float64)
-    x = np.log1p(adata[:, genes].X.toarray() / totals * 1e4)
-    spread = x.std(axis=0)
-    x = np.clip((x - x.mean(axis=0)) / np.where(spread > 0, spread, 1), -10, 10)
-    U, s, _ = np.linalg.svd(x, full_matrices=False)
-    components = (U * s)[:, :N_COMPONENTS]
-    found = harmonypy.run_harmony(
-        components, adata.obs[[batch_key]].astype(str), batch_key, random_state=seed, verbose=False
-    )
-    corrected = np.asarray(found.Z_corr)
-    corrected = corrected if corrected.shape == components.shape else corrected.T
-    points = np.ascontiguousarray(corrected, dtype=np.float32)
-    return points, {"harmonypy": version("harmonypy")}
 
 
 def mapped(H: Matrix, datasets: Codes, seed: int) -> Matrix:
@@ -149,8 +122,11 @@ def lines(
     if importlib.util.find_spec("harmonypy") is None:
         print("harmonypy is not installed: no lines of Harmony", file=sys.stderr)
         return
-    points, facts = harmony(adata, list(model.genes_), batch_key, seed)
-    yield {**what, "method": "harmony", **scored(points, datasets, labels, seed), **facts}
+    for method, unit_variance in (("harmony", False), ("harmony, unit variance", True)):
+        components = principal_components(adata.X, unit_variance=unit_variance)
+        points = np.ascontiguousarray(harmonise(components, names, seed=seed), dtype=np.float32)
+        facts = {"harmonypy": version("harmonypy")}
+        yield {**what, "method": method, **scored(points, datasets, labels, seed), **facts}
 
 
 def search_times(n: int) -> Iterator[dict[str, Any]]:
