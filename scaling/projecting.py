@@ -2,9 +2,9 @@
 
 Loadings are solved against fixed metagenes, a block at a time; labels, clusters and places in
 the picture are taken over from the nearest cells of the run. ``X_inmf_aligned`` has the cells
-as points of the same space as the run's, not mapped by quantiles: a map needs every type of
-cell among the new ones. What is written opens like a
-run: it has the statistics and the objective of the new cells, and their tables.
+as points of the same space as the run's before its alignment: offsets and maps are of datasets
+that are there together, and a map needs every type of cell among the new ones. What is written
+opens like a run: it has the statistics and the objective of the new cells, and their tables.
 """
 
 from __future__ import annotations

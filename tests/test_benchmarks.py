@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from atlases import planted
 from builders import write_h5ad
 from technical import handled_cells
 
@@ -53,3 +54,20 @@ def test_factors_at_their_smallest(tmp_path: Path) -> None:
     assert judged["largest_correlation"]["mito"]["technical, within"] >= 0.9
     assert judged["scores_without"].keys() == judged["scores"].keys()
     assert (cost["cells"], cost["threads"]) == (2000, 2)
+
+
+@pytest.mark.slow
+def test_alignments_at_their_smallest(tmp_path: Path) -> None:
+    adata = planted(n=300, m=60, k=3, d=2).adata
+    file = write_h5ad(adata, tmp_path / "small.h5ad")
+    command = [sys.executable, BENCHMARKS / "bench_alignment.py", file, "--n-components", "3"]
+    command += ["--batch-key", "batch", "--label-key", "kind"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = {line["method"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert {"centroid", "quantile", "none"} <= set(lines)
+    assert ("harmony" in lines) != ("harmonypy is not installed" in done.stderr)
+    for line in lines.values():
+        assert line["n_scored"] == adata.n_obs
+        assert 0 <= line["mixing"] <= 1.5
+        assert -1 <= line["ari"] <= line["best_ari"] + 1e-12 <= 1 + 1e-12
