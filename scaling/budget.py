@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
 from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
 from tigon.scaling.packing import most_datasets, sorting_bytes
@@ -203,6 +204,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     minibatch = (flying + 2) * packed * minibatch_cells
     run, buckets = sorting_bytes(packed * atlas.n_cells)
     reading = running * block + window * packed * BLOCK_CELLS
+    starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
     stages = {
         "reading cells": always + 2 * moments + running * block + window * moments,
         "ordering cells": always + moments + PLACED_BYTES * atlas.n_cells,
@@ -213,11 +215,11 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     }
     state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
     if config.inmf.solver == "online":
-        stages["the epochs"] = state + minibatch + touched
-    if config.inmf.max_iterations:
+        stages["the epochs"] = state + minibatch + touched + starts
+    if config.inmf.max_iterations or config.inmf.n_starts > 1:
         # Instead of A and B the metagenes that are tried are there, and their tables.
-        stages["the iterations"] = state + final
-    stages["solving loadings"] = always + moments + final + tiles
+        stages["the iterations"] = state + final + starts
+    stages["solving loadings"] = always + moments + final + tiles + starts
     result = moments + 28 * n_datasets * k * n_genes
     arranging = always + result + NEIGHBOURS_BYTES
     judged = min(atlas.n_cells, N_WITNESSES)
@@ -236,10 +238,14 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
 
 
 def _fewest_passes(config: INMFConfig, n_cells: int) -> int:
-    """Passes over the pack: epochs, an iteration where any are asked for, and the last."""
+    """Passes over the pack: epochs, an iteration where any are asked for, and the last.
+
+    Of several starts the last is for F, and their consensus is refined besides.
+    """
     online = config.solver == "online"
     epochs = plan_schedule(config, n_cells).min_epochs if online else 0
-    return epochs + bool(config.max_iterations) + 1
+    of_start = epochs + bool(config.max_iterations) + 1
+    return of_start if config.n_starts == 1 else config.n_starts * of_start + FEWEST_REFINING
 
 
 def n_landmarks(n_cells: int, embed: EmbedConfig) -> int:

@@ -8,7 +8,7 @@ is kept, in its cache), the run in the store that is published at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -309,4 +309,5 @@ class _Stages:
             versions=versions(),
             history=found.history.columns(),
             scores=scored,
+            consensus={} if found.consensus is None else asdict(found.consensus),
         )

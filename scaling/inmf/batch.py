@@ -45,7 +45,7 @@ from tigon.scaling.inmf.solving import SOLVE_CELLS, explained
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
-from tigon.storage.packs.pack import Pack
+from tigon.storage.packs.reader import CellReader
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _FEWEST_TASKS = 16
 
 
 def descend(
-    pack: Pack,
+    pack: CellReader,
     folder: Path,
     problem: Problem,
     state: State,
@@ -157,7 +157,7 @@ class _Pass:
         Tolerance of the loadings.
     """
 
-    pack: Pack
+    pack: CellReader
     starts: Starts
     tables: list[MetageneTable]
     sizes: NDArray[np.float32]
@@ -195,7 +195,7 @@ def _take_in(found: dict[int, TileStatistics], state: State, at: Position) -> No
     at.n_done += 1
 
 
-def _told(at: Position, pack: Pack) -> dict[str, float]:
+def _told(at: Position, pack: CellReader) -> dict[str, float]:
     """F per cell after the iteration before, for whoever watches."""
     return {"loss": at.before / pack.n_cells} if at.epoch else {}
 

@@ -26,7 +26,9 @@ class INMF(OnlineINMF):
     tol_residual
         Residual of W and V, relative to ``|X|``, at which an iteration is the last: the root
         of what all their entries could still lower F by, each by itself.
-    n_components, lam, n_genes, tol, tol_final, small_datasets, n_threads, random_state, progress
+    n_components, lam, n_genes, tol, tol_final, n_starts, small_datasets, n_threads
+        As for :class:`tigon.OnlineINMF`.
+    random_state, progress
         As for :class:`tigon.OnlineINMF`.
 
     Attributes
@@ -70,6 +72,7 @@ class INMF(OnlineINMF):
         tol_final: float = 1e-5,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
         random_state: int = 0,
@@ -84,6 +87,7 @@ class INMF(OnlineINMF):
             tol_final=tol_final,
             tol_batch=tol_batch,
             tol_residual=tol_residual,
+            n_starts=n_starts,
             small_datasets=small_datasets,
             n_threads=n_threads,
             random_state=random_state,

@@ -49,6 +49,7 @@ _WHOLE = (
     "minibatches_per_task",
     "staleness",
     "n_sweeps",
+    "n_starts",
     "random_state",
 )
 
@@ -96,6 +97,8 @@ class INMFConfig:
     tol_residual
         Residual of W and V, relative to ``|X|``, at which an iteration is the last (see
         :func:`tigon.scaling.inmf.improving.residual`).
+    n_starts
+        Seeded starts whose consensus is the result; 1 for the first alone.
     random_state
         Seed of everything that is drawn.
     """
@@ -115,12 +118,14 @@ class INMFConfig:
     tol_objective: float = 1e-3
     tol_batch: float = 1e-6
     tol_residual: float = 1e-4
+    n_starts: int = 1
     random_state: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
         for name in ("n_components", "minibatch_size", "minibatches_per_task", "n_sweeps"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("n_starts", self.n_starts, 1)
         _at_least("staleness", self.staleness, 0)
         if self.n_epochs != "auto":
             _at_least("n_epochs", self.n_epochs, 1)

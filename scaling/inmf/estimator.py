@@ -78,6 +78,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Relative decrease of F per epoch at which "auto" stops.
     tol_batch, tol_residual
         Where batch iterations stop.
+    n_starts
+        Seeded starts whose consensus is the result; 1 for the first alone (see
+        :mod:`tigon.scaling.inmf.consensus`).
     small_datasets
         "error", "merge" or "drop", for datasets of fewer cells than factors.
     n_threads
@@ -109,6 +112,11 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         lambda of each dataset.
     shared_
         At which genes W may differ from zero, bool, shape (m,); None for all.
+    stability_
+        Mean cosine of two starts' versions of each factor, float64, shape (k,); None of one
+        start.
+    start_objectives_
+        F of each of several starts, float64; None of one.
     n_arrivals_
         How often ``partial_fit`` refined the fit.
     n_epochs_
@@ -150,6 +158,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         tol_objective: float = 1e-3,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
         random_state: int = 0,
@@ -170,6 +179,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.tol_objective = tol_objective
         self.tol_batch = tol_batch
         self.tol_residual = tol_residual
+        self.n_starts = n_starts
         self.small_datasets = small_datasets
         self.n_threads = n_threads
         self.random_state = random_state
@@ -237,6 +247,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             name: own_squares(self.scale_[name], n) for name, n in self.n_cells_.items()
         }
         self.objective_ = found.solution.objective
+        several = found.consensus
+        self.stability_ = None if several is None else several.stability
+        self.start_objectives_ = None if several is None else several.objectives
         self.history_ = found.history.columns()
         self.n_epochs_ = found.history.n_epochs
         return self

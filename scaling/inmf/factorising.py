@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.inmf.batch import COMMON_ITERATIONS, descend
-from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.fitting import Fitting
 from tigon.scaling.inmf.history import History
-from tigon.scaling.inmf.schedule import common_passes, plan_schedule
+from tigon.scaling.inmf.outcome import Consensus
+from tigon.scaling.inmf.several import agree
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
-from tigon.scaling.inmf.state import Problem, State, init_state
-from tigon.scaling.inmf.training import train
+from tigon.scaling.inmf.state import Problem, init_state
+from tigon.scaling.inmf.training import finish
 from tigon.scaling.keeping import check_pack, obtain_pack
 from tigon.scaling.memory import give_back
 from tigon.storage.errors import InputError
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from tigon.storage.packs.cache import PackCache
 
 log = logging.getLogger("tigon")
-
-BATCH = "batch"
-"""Folder of batch iterations in that of the factorisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,8 @@ class Factorisation:
         Exact statistics and objective of the final loadings.
     history
         The steps.
+    consensus
+        How far several starts agree; None of one.
     """
 
     problem: Problem
@@ -59,6 +58,7 @@ class Factorisation:
     V: NDArray[np.float32]
     solution: Solution
     history: History
+    consensus: Consensus | None = None
 
 
 def factorise(
@@ -90,7 +90,7 @@ def factorise(
     cache
         Where the pack is kept and looked for; None to write it below ``scratch``.
     spare_bytes
-        A pack that is no larger is held in memory.
+        A pack that is no larger is held in memory; several starts may share passes in it.
     resumable
         Keep checkpoints in ``scratch``, and go on from a pack and a checkpoint that are
         there: those of the same atlas, preparation and options.
@@ -127,15 +127,12 @@ def factorise(
         progress,
     )
     give_back()
-    state = init_state(problem, config.n_components, start)
     with closing(pack):
         if pack.n_bytes <= spare_bytes:
             pack.hold()
-        state, history = _train(
-            pack, scratch, problem, state, config, engine, epochs, progress, resumable=resumable
-        )
-        W, V = state.W, state.V
-        del state  # A, B and their previous sums are not needed any more
+            spare_bytes = 0  # what is in memory need not be read for several starts at once
+        fitting = Fitting(pack, problem, config, engine, resumable)
+        W, V, history, consensus = _fitted(fitting, scratch, start, epochs, spare_bytes, progress)
         give_back()
         solution = known or solve_all(
             pack, problem, W, V, config.tol_final, engine, write, progress
@@ -147,51 +144,24 @@ def factorise(
             n_cells,
             config.tol_final,
         )
-    return Factorisation(problem, W, V, solution, history)
+    return Factorisation(problem, W, V, solution, history, consensus)
 
 
-def _train(
-    pack: Pack,
+def _fitted(
+    fitting: Fitting,
     scratch: Path,
-    problem: Problem,
-    state: State,
-    config: INMFConfig,
-    engine: ThreadEngine,
-    seed: np.random.SeedSequence,
+    start: np.random.SeedSequence,
+    epochs: np.random.SeedSequence,
+    spare_bytes: int,
     progress: Progress,
-    *,
-    resumable: bool,
-) -> tuple[State, History]:
-    """Epochs, batch iterations, or one after the other, as the options say."""
-    history = History()
-    if config.solver == "online":
-        kept = Checkpoints(scratch) if resumable else None
-        schedule = plan_schedule(config, pack.n_cells)
-        state, history = train(
-            pack,
-            scratch,
-            problem,
-            state,
-            schedule,
-            config,
-            engine,
-            seed,
-            progress,
-            kept,
-            common_passes(problem, config.n_components, schedule.max_epochs),
-        )
-    iterations = config.max_iterations
-    if not iterations:
-        return state, history
-    folder = scratch / BATCH
-    folder.mkdir(exist_ok=True)
-    kept = Checkpoints(folder) if resumable else None
-    n_common = 0  # epochs have begun with them
-    if config.solver == "batch":
-        n_common = common_passes(problem, config.n_components, iterations, COMMON_ITERATIONS)
-    return descend(
-        pack, folder, problem, state, iterations, config, engine, history, progress, kept, n_common
-    )
+) -> tuple[NDArray[np.float32], NDArray[np.float32], History, Consensus | None]:
+    """W, V and how they were found, of one start or of several."""
+    if fitting.config.n_starts > 1:
+        outcome = agree(fitting, scratch, start, epochs, spare_bytes, progress)
+        return outcome.found.W, outcome.found.V, outcome.history, outcome.consensus
+    state = init_state(fitting.problem, fitting.config.n_components, start)
+    state, history = finish(fitting.by_step(state, epochs, scratch, progress))
+    return state.W, state.V, history, None
 
 
 def _kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:

@@ -19,7 +19,7 @@ from tigon.kernels.cpu.step import minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
-from tigon.storage.packs.pack import Pack
+from tigon.storage.packs.reader import CellReader
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Solution:
 
 
 def solve_all(
-    pack: Pack,
+    pack: CellReader,
     problem: Problem,
     W: NDArray[np.float32],
     V: NDArray[np.float32],
@@ -119,7 +119,7 @@ class _Solved:
 class _BlockSolver:
     """Solves a block of the pack, one tile after the other."""
 
-    pack: Pack
+    pack: CellReader
     metagenes: list[MetageneTable]
     tol: float
 

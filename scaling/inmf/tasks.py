@@ -20,7 +20,7 @@ from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import DatasetTile, add_statistics, cut_tiles, tabulation_of
-from tigon.storage.packs.pack import Pack
+from tigon.storage.packs.reader import CellReader
 
 Spread = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 """``map``, or one that shares out its work and keeps its order."""
@@ -112,7 +112,7 @@ class Solver:
         Tolerance of the loadings.
     """
 
-    pack: Pack
+    pack: CellReader
     starts: Starts
     problem: Problem
     tol: float

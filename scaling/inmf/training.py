@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +18,18 @@ from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem, State, begin_epoch
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tasks import Found, Solver, Task, Version
-from tigon.storage.packs.pack import Pack
+from tigon.storage.packs.reader import CellReader
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
 
+Steps = Generator[None, None, tuple[State, History]]
+"""A fit under way: pauses after each step, and returns its last state and its history."""
+
 
 def train(
-    pack: Pack,
+    pack: CellReader,
     folder: Path,
     problem: Problem,
     state: State,
@@ -72,6 +75,35 @@ def train(
     in flight, and 8 k m bytes for each tile in flight; beside each task in flight the
     metagenes that it is solved against.
     """
+    steps = train_by_step(
+        pack, folder, problem, state, schedule, config, engine, seed, progress, checkpoints
+    )
+    return finish(steps)
+
+
+def finish(steps: Steps) -> tuple[State, History]:
+    """Run a fit to its end; its last state and its history."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            last: tuple[State, History] = end.value
+            return last
+
+
+def train_by_step(
+    pack: CellReader,
+    folder: Path,
+    problem: Problem,
+    state: State,
+    schedule: Schedule,
+    config: INMFConfig,
+    engine: ThreadEngine,
+    seed: np.random.SeedSequence,
+    progress: Progress = silent,
+    checkpoints: Checkpoints | None = None,
+) -> Steps:
+    """:func:`train`, pausing after each step, so that several fits may take turns."""
     known = checkpoints.load() if checkpoints else None
     state, at = known or (state, Position())
     shape = (pack.n_cells, len(state.W))
@@ -87,6 +119,7 @@ def train(
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
+            yield
         settled = at.before - at.total < config.tol_objective * abs(at.total)
         done = at.epoch + 1
         finished = done == schedule.max_epochs or (done >= schedule.min_epochs and settled)

@@ -65,6 +65,19 @@ def known_scores(scores: Mapping[str, float]) -> dict[str, Score]:
     return {name: score for name, score in told.items() if name in scores}
 
 
+def tell_consensus(consensus: Mapping[str, Any]) -> str:
+    """How far several starts agree, in a line."""
+    stability, objectives = consensus["stability"], consensus["objectives"]
+    least = min(stability)
+    text = (
+        f"of {len(objectives)} starts (F {min(objectives):.6g} to {max(objectives):.6g}), "
+        f"stability of the factors {sum(stability) / len(stability):.2f} "
+        f"(least {least:.2f}, factor {stability.index(least)})"
+    )
+    best = consensus["best_start"]
+    return text if best < 0 else f"{text}; start {best + 1} was better and taken instead"
+
+
 def tell_seconds(seconds: float) -> str:
     """A duration: ``8.1 s``, ``2 min 05 s``, ``1 h 07 min``."""
     if seconds < 60:

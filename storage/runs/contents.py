@@ -57,6 +57,8 @@ class RunContents:
     config, versions, history, timings_s, scores
         The configuration; version by package; equal-length columns (step,
         epoch, n_seen, loss, ...); seconds by stage; scores by name.
+    consensus
+        What is known of several starts, arrays by name; empty of one.
     peak_memory_bytes, memory_limit_bytes
         Peak of the process tree, and the limit asked for (None: no limit).
     notices
@@ -87,6 +89,7 @@ class RunContents:
     history: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     timings_s: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    consensus: Mapping[str, Any] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     memory_limit_bytes: int | None = None
     notices: Sequence[str] = ()

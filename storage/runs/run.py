@@ -216,6 +216,18 @@ class Run:
         return cast("dict[str, float]", _plain(self._element("uns/tigon/scores")))
 
     @property
+    def consensus(self) -> dict[str, Any]:
+        """What is known of several starts; empty where there was one.
+
+        Lists by name: ``stability`` of each factor, the mean cosine of two starts' versions
+        of it; ``n_outliers`` of each, the starts whose version was left out; ``objectives`` of the
+        starts; ``best_start``, the one that is the result, -1 where the consensus is.
+        """
+        if "uns/tigon/consensus" not in self.group:
+            return {}
+        return cast("dict[str, Any]", _plain(self._element("uns/tigon/consensus")))
+
+    @property
     def notices(self) -> list[str]:
         """What the user was told on the way."""
         return [str(notice) for notice in self._array("uns/tigon/notices")]

@@ -177,6 +177,8 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
         "notices": contents.notices,
         "command": contents.command,
     }
+    if contents.consensus:
+        tigon["consensus"] = contents.consensus
     if contents.memory_limit_bytes is not None:
         tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
     write_elem(uns, "tigon", _storable(tigon))

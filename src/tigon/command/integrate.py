@@ -198,6 +198,14 @@ def integrate(
     n_sweeps: Annotated[
         int, typer.Option(help="Updates of the metagenes per step.", rich_help_panel=FACTORS)
     ] = 1,
+    n_starts: Annotated[
+        int,
+        typer.Option(
+            help="Seeded starts: with more than one their consensus is the result, and every "
+            "factor has a stability.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = 1,
     random_state: Annotated[
         int,
         typer.Option(
@@ -290,6 +298,7 @@ def integrate(
             minibatches_per_task=minibatches_per_task,
             staleness=staleness,
             n_sweeps=n_sweeps,
+            n_starts=n_starts,
             random_state=random_state,
             n_threads=n_threads,
             memory_limit=memory_limit,

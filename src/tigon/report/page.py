@@ -25,7 +25,7 @@ from tigon.scaling.factors.dropping import kept_factors
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
-from tigon.wording import HEADLINE, tell_bytes, tell_seconds, tell_settings
+from tigon.wording import HEADLINE, tell_bytes, tell_consensus, tell_seconds, tell_settings
 
 
 def write_report(
@@ -113,6 +113,8 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
         "groups": groups,
         "datasets": describe_datasets(run, groups.datasets),
         "notices": [printable(notice) for notice in run.notices],
+        "consensus": tell_consensus(run.consensus) if run.consensus else "",
+        "stability": run.consensus.get("stability", []),
         "scores": list(scores.values()),
         "headline": [
             scores[name] for name in HEADLINE if not math.isnan(run.scores.get(name, math.nan))

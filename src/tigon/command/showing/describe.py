@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tigon.unscored import count_unscored, tell_unscored
-from tigon.wording import known_scores, tell_bytes, tell_seconds, tell_settings
+from tigon.wording import (
+    known_scores,
+    tell_bytes,
+    tell_consensus,
+    tell_seconds,
+    tell_settings,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +67,7 @@ def describe_run(run: Run) -> Facts:
         "datasets": dict(zip(run.datasets, run.n_cells.tolist(), strict=True)),
         "clusters": {str(name): int(n) for name, n in clusters.items()},
         "scores": run.scores,
+        "consensus": run.consensus,
         "not_scored": count_unscored(run),
         "peak_memory_bytes": run.peak_memory_bytes,
         "memory_limit_bytes": run.memory_limit_bytes,
@@ -109,6 +116,7 @@ def tell_run(facts: Facts) -> str:
             ("datasets", _tell_counts(facts["datasets"])),
             ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
             ("objective", f"{facts['objective']:.6g}"),
+            *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
             ("clusters", f"{n_clusters}{unassigned}"),
             *([("scores", ", ".join(told))] if told else []),
             *([("not scored", unscored)] if unscored else []),
@@ -130,11 +138,17 @@ def tell_run_in_full(facts: Facts) -> str:
         [
             ("on disk", tell_bytes(facts["n_bytes"])),
             ("matrices", ", ".join(facts["obsm"])),
+            *_tell_stability(facts["consensus"]),
             *_tell_columns(facts["obs"]),
             ("command", facts["command"]),
         ]
     )
     return "\n".join([tell_run(facts), rest, "configuration", lay_out(config)])
+
+
+def _tell_stability(consensus: Mapping[str, Any]) -> list[tuple[str, str]]:
+    told = [f"{value:.2f}" for value in consensus.get("stability", ())]
+    return [("stability by factor", ", ".join(told))] if told else []
 
 
 def tell_export(facts: Facts) -> str:
