@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
