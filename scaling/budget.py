@@ -7,6 +7,7 @@ promises is an upper bound, so terms are rounded up.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,14 @@ class Plan:
         return max(self.stages.values())
 
 
-def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig, n_workers: int = 0) -> Plan:
+def plan_run(
+    atlas: Atlas,
+    n_datasets: int,
+    config: IntegrateConfig,
+    n_workers: int = 0,
+    *,
+    besides: Mapping[str, int] | None = None,
+) -> Plan:
     """Project the cost of a run, and fit the reading window to the memory limit.
 
     Parameters
@@ -142,6 +150,9 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig, n_workers: 
     n_workers
         Worker processes on this machine whose tasks count towards the limit; what each
         takes before it has a task, :data:`BASE_BYTES`, does not.
+    besides
+        Of a job that has some of the stages only: their names, and the bytes that it holds
+        there besides. None for a whole run.
 
     Raises
     ------
@@ -152,6 +163,8 @@ def plan_run(atlas: Atlas, n_datasets: int, config: IntegrateConfig, n_workers: 
     task_bytes = _task_bytes(atlas, n_datasets, config)
     for window in range(2 * config.n_threads, 0, -1):
         stages = _stages(atlas, n_datasets, config, window)
+        if besides is not None:
+            stages = {name: stages[name] + n_bytes for name, n_bytes in besides.items()}
         stages = {name: n_bytes + n_workers * task_bytes for name, n_bytes in stages.items()}
         if limit is None or max(stages.values()) <= limit:
             break

@@ -23,7 +23,7 @@ from tigon.scaling.choosing.config import ChooseConfig
 from tigon.scaling.choosing.folds import Fold, child, cut_folds, draw_sample
 from tigon.scaling.choosing.growing import grow
 from tigon.scaling.choosing.heldout import held_out_loadings, hidden_error
-from tigon.scaling.choosing.table import Setting
+from tigon.scaling.choosing.table import Comparison, Setting
 from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import N_MIXING, mixing
 from tigon.scaling.embedding.space import to_space
@@ -58,7 +58,7 @@ def compare(
     engine: ThreadEngine,
     progress: Progress = silent,
     cache: PackCache | None = None,
-) -> list[Setting]:
+) -> Comparison:
     """Fit every setting in every fold, and score it.
 
     Parameters
@@ -76,8 +76,7 @@ def compare(
 
     Returns
     -------
-    list of Setting
-        By lambda, then by k.
+    Comparison
 
     Raises
     ------
@@ -111,7 +110,8 @@ def compare(
         if pack.n_bytes <= bytes_to_spare(plan, config.memory_limit_bytes):
             pack.hold()
         folds = cut_folds(pack, sample.problem, config.n_folds, config.hidden_share, hidden)
-        return _compared(folds, config, scratch, fits, engine, progress)
+        settings = _compared(folds, config, scratch, fits, engine, progress)
+    return Comparison(settings, pack.n_cells, pack.n_genes, sample.datasets.names)
 
 
 def _check_visible(config: ChooseConfig, n_genes: int) -> None:

@@ -51,7 +51,7 @@ class ChooseConfig:
     n_cells: int = 50_000
     n_folds: int = 5
     hidden_share: float = 0.25
-    min_stability: float = 0.75
+    min_stability: float = 0.6
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     inmf: INMFConfig = field(default_factory=lambda: INMFConfig(minibatch_size=MINIBATCH_SIZE))
     n_threads: int = 1
@@ -69,15 +69,14 @@ class ChooseConfig:
             check_whole(name, value)
             if value < least:
                 raise InputError(
-                    f"{name} is {value}: at least {least} is needed; set {_option(name)}"
+                    f"{name} is {value}: at least {least} is needed; set --{name.replace('_', '-')}"
                 )
         for name in ("hidden_share", "min_stability"):
             value = getattr(self, name)
             check_number(name, value)
             if not 0 <= value <= 1 or (name == "hidden_share" and value in (0, 1)):
                 raise InputError(
-                    f"{name} is {value}: it lies between 0 and 1; set {_option(name)}, for "
-                    "instance to 0.25"
+                    f"{name} is {value}: it lies between 0 and 1; set --{name.replace('_', '-')}"
                 )
 
     @property
@@ -103,7 +102,3 @@ def _ascending(name: str, values: Any, check: Any) -> tuple[Any, ...]:
     if not listed:
         raise InputError(f"no value of {name} is given: at least one is needed; set --{name}")
     return tuple(sorted(set(listed)))
-
-
-def _option(name: str) -> str:
-    return {"n_cells": "--sample"}.get(name, "--" + name.replace("_", "-"))

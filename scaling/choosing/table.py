@@ -59,6 +59,26 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was compared, and on what.
+
+    Attributes
+    ----------
+    settings
+        By lambda, then by k.
+    n_cells, n_genes
+        Of the sample.
+    datasets
+        Their names.
+    """
+
+    settings: Sequence[Setting]
+    n_cells: int
+    n_genes: int
+    datasets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Settings that were compared and the one that is recommended.
 
@@ -141,12 +161,10 @@ def _reason(
         f"k = {best.k} and lambda = {best.lam:g}, which is within the standard error of the "
         f"difference ({standard_error:.2g})"
     )
-    stability = f"{chosen.stability.mean():.2f}"
-    stable = (
-        f"a stability of {stability}, {min_stability:g} or more"
+    stable = f"a stability of {chosen.stability.mean():.2f}, " + (
+        f"where at least {min_stability:g} was asked for"
         if is_stable
-        else f"a stability of {stability}, less than the {min_stability:g} that was asked for "
-        "and that no setting as good as it has"
+        else f"none that is as good having the {min_stability:g} that was asked for"
     )
     text = (
         f"k = {chosen.k} and lambda = {chosen.lam:g}: the fewest factors of {n_near} settings "

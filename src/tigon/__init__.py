@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tigon.choice import select
     from tigon.factor_calls import drop_factors, factors
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
@@ -53,6 +54,7 @@ _HOMES = {
     "open": "tigon.storage",
     "plan": "tigon.main_job",
     "project": "tigon.scenarios",
+    "select": "tigon.choice",
     "update": "tigon.scenarios",
     "write_atlas": "tigon.storage",
     "write_report": "tigon.report",
@@ -78,6 +80,7 @@ __all__ = [
     "open",
     "plan",
     "project",
+    "select",
     "update",
     "write_atlas",
     "write_report",

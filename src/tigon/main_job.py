@@ -137,7 +137,7 @@ def integrate(
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
     scratch = scratch or out.absolute().parent
-    with _told_to(progress=progress) as tell:
+    with told_to(progress=progress) as tell:
         with _opened(source, config.opening, scratch) as atlas:
             run = integrate_atlas(
                 atlas,
@@ -230,7 +230,7 @@ def report_path(out: Path) -> Path:
 
 
 @contextmanager
-def _told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
+def told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
     """Whom to tell of progress; the bars are on stderr and end with the block."""
     if not isinstance(progress, bool | None):
         yield progress

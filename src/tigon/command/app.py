@@ -15,6 +15,7 @@ from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
 from tigon.command.project import project
 from tigon.command.report import report
+from tigon.command.select import select
 from tigon.command.serve import serve
 from tigon.command.update import update
 
@@ -62,6 +63,7 @@ def tigon(
 app.command(no_args_is_help=True)(ingest)
 app.command(no_args_is_help=True)(convert)
 app.command(no_args_is_help=True)(info)
+app.command(no_args_is_help=True, cls=RememberingCommand)(select)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True, cls=RememberingCommand)(update)
 app.command(no_args_is_help=True, cls=RememberingCommand)(project)

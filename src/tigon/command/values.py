@@ -9,6 +9,9 @@ from typing import Any
 
 from tigon.storage.errors import InputError
 
+_MOST_VALUES = 1000
+"""Of a range: more would be a slip of the hand."""
+
 
 def wanted_genes(n_genes: str | None, file: str | None) -> int | str | list[str]:
     """How many genes to select, "all", or the names that ``file`` lists.
@@ -147,3 +150,43 @@ def check_spared(sources: Sequence[str], out: str) -> None:
             raise InputError(
                 f"the output {out} is one of the sources: it would be replaced; choose another name"
             )
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """The numbers of ``5:60:5``, both ends included, or of ``5,10,20``.
+
+    Raises
+    ------
+    InputError
+        They cannot be read, or a range has no number or too many.
+    """
+    parts = text.split(":")
+    try:
+        if len(parts) == 1:
+            return [int(part) for part in text.split(",")]
+        start, stop, step = int(parts[0]), int(parts[1]), int(parts[2]) if parts[2:] else 1
+    except ValueError:
+        start, stop, step = 0, 0, 0
+    if len(parts) > 3 or step < 1 or stop < start or (stop - start) // step >= _MOST_VALUES:
+        raise InputError(
+            f"{option} is {text!r}: a range FROM:TO:STEP of 1 to {_MOST_VALUES} rising numbers "
+            f"or a list is needed; for instance {option} 5:60:5 or {option} 5,10,20"
+        )
+    return list(range(start, stop + 1, step))
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """The numbers of ``1,5,25``.
+
+    Raises
+    ------
+    InputError
+        They cannot be read.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{option} is {text!r}: numbers with commas between them are needed; for instance "
+            f"{option} 1,5,25"
+        ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from tigon.report.facts import (
 from tigon.report.figures import draw_composition, draw_heatmap, draw_history
 from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
+from tigon.report.template import fill_in
 from tigon.scaling.factors.dropping import kept_factors
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
-from tigon.wording import HEADLINE, tell_bytes, tell_consensus, tell_seconds, tell_settings
+from tigon.wording import HEADLINE, tell_consensus, tell_settings
 
 
 def write_report(
@@ -77,27 +77,14 @@ def write_report(
 
 def render(run: Run, *, label_key: str | None = None, seed: int = 0) -> str:
     """The page as text."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["size"] = tell_bytes
-    environment.filters["duration"] = tell_seconds
-    template = environment.from_string(_read("page.html"))
     groups = group_run(run, label_key)
-    return template.render(
-        style=_read("page.css"),
+    return fill_in(
+        "page.html",
         **_describe_run(run, groups),
         pictures=_draw_pictures(run, groups, seed),
         objective_figure=draw_history(run.history),
         **_describe_factors(run, groups),
     )
-
-
-def _read(name: str) -> str:
-    return resources.files("tigon.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
