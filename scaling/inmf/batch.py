@@ -220,7 +220,7 @@ def _judge(
     np.copyto(state.W, tried.W)
     np.copyto(state.V, tried.V)
     fall = np.nan if at.epoch == 0 else (at.before - objective) / objective
-    left = residual(state, problem, engine) / np.sqrt(squared_norm)
+    left = float(residual(state, problem, engine) / np.sqrt(squared_norm))
     at.history.append(at.history.n_epochs, at.n_cells, objective / at.n_cells, fall, left)
     _bring_to_size(state)
     settled = fall <= config.tol_batch or left <= config.tol_residual
