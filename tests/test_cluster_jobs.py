@@ -127,6 +127,14 @@ def test_workers_give_the_bytes_of_threads(
     assert tasks_known(client) == 0
 
 
+def test_several_starts_agree_on_the_same_bytes(atlas: Path, client: Any, tmp_path: Path) -> None:
+    options = OPTIONS | {"n_starts": 2, "n_epochs": 1}
+    here = tigon.integrate(atlas, out=tmp_path / "here.zarr", **options)
+    there = tigon.integrate(atlas, out=tmp_path / "there.zarr", client=client, **options)
+    assert_same(there, here)
+    assert there.consensus == here.consensus
+
+
 def test_fitting_with_a_client_records_its_schedule(
     atlas: Path, client: Any, tmp_path: Path
 ) -> None:

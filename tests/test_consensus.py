@@ -243,31 +243,6 @@ def test_interrupted_starts_go_on(source: Path, several: tigon.OnlineINMF, tmp_p
     assert not any(stage.startswith(("epoch", "objective", "iteration")) for stage in told)
 
 
-def test_workers_find_the_same(
-    adata: anndata.AnnData, several: tigon.OnlineINMF, tmp_path: Path
-) -> None:
-    from distributed import Client, LocalCluster
-
-    tigon.write_atlas(tigon.open(adata), tmp_path / "a.zarr")
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        options = OPTIONS | dict(minibatches_per_task=1, staleness=0)
-        model = tigon.OnlineINMF(**options, n_starts=N_STARTS, n_threads=1)
-        model.fit(tmp_path / "a.zarr", batch_key="batch", client=client)
-    np.testing.assert_array_equal(model.W_, several.W_)
-    assert model.objective_ == several.objective_
-    assert asdict_of(model) == asdict_of(several)
-
-
-def asdict_of(model: tigon.OnlineINMF) -> dict[str, Any]:
-    return {
-        "objectives": model.start_objectives_.tolist(),
-        "stability": model.stability_.tolist(),
-    }
-
-
 def test_the_command_tells_how_far_starts_agree(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
     words = ("--batch-key", "batch", "-k", "3", "--n-genes", "50", "--n-epochs", "2", "--no-umap")

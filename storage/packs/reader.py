@@ -63,7 +63,7 @@ class PackPart:
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the part; those of one stretch are not copied."""
-        blocks = [self.pack.read(*cut) for cut in self._cuts(start, stop)]
+        blocks = [self.pack.read(*cut) for cut in self._cuts(start, stop) or [(0, 0)]]
         return blocks[0] if len(blocks) == 1 else _joined(blocks)
 
     def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
