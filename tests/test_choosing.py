@@ -298,7 +298,7 @@ def test_impossible_options_are_refused(
 
 
 def test_too_small_a_limit_is_refused(adata: anndata.AnnData) -> None:
-    with pytest.raises(MemoryLimitError, match="the memory limit of .* is too small"):
+    with pytest.raises(MemoryLimitError, match=r"the memory limit of .* is too small"):
         tigon.select(adata, k=[3], memory_limit="100MiB", **OPTIONS)
 
 
