@@ -76,7 +76,17 @@ def train(
     metagenes that it is solved against.
     """
     steps = train_by_step(
-        pack, folder, problem, state, schedule, config, engine, seed, progress, checkpoints
+        pack,
+        folder,
+        problem,
+        state,
+        schedule,
+        config,
+        engine,
+        seed,
+        progress,
+        checkpoints,
+        n_common_epochs,
     )
     return finish(steps)
 
@@ -102,6 +112,7 @@ def train_by_step(
     seed: np.random.SeedSequence,
     progress: Progress = silent,
     checkpoints: Checkpoints | None = None,
+    n_common_epochs: int = 0,
 ) -> Steps:
     """:func:`train`, pausing after each step, so that several fits may take turns."""
     known = checkpoints.load() if checkpoints else None
