@@ -40,7 +40,7 @@ from tigon.storage.progress import Progress
 
 log = logging.getLogger("tigon")
 
-MAX_REFINING = 100
+MAX_REFINING = 30
 """Batch iterations of the medians at most; ``tol_batch`` ends them before, as a rule."""
 
 FEWEST_REFINING = 4
@@ -76,7 +76,7 @@ def agree(
     Notes
     -----
     The passes of a fit for every start that does not share them, one pass for the F of each
-    start and of the medians, and one for each of at most 100 iterations. Holds the
+    start and of the medians, and one for each of at most 30 iterations. Holds the
     metagenes of all starts, and what :func:`several_bytes` says.
     """
     kept = load_outcome(scratch) if fitting.resumable else None
