@@ -27,7 +27,7 @@ from record import machine
 from scipy import sparse
 
 import tigon
-from tigon.command.values import numbers, whole_numbers
+from tigon.command.values import number_or, numbers, whole_numbers
 
 CONCENTRATION = 0.15
 DEPTH = 1500.0
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--batch-key", default="batch")
     parser.add_argument("--k", default="2:20:1")
     parser.add_argument("--lam", default="5")
+    parser.add_argument("--n-epochs", default="auto")
     parser.add_argument("--planted", default="5,7,9,11,13")
     parser.add_argument("--cells", type=int, default=3000)
     parser.add_argument("--genes", type=int, default=500)
@@ -75,6 +76,7 @@ def selected(
         lam=numbers(chosen.lam, "--lam"),
         batch_key=batch_key,
         n_genes=n_genes,
+        n_epochs=number_or(chosen.n_epochs, "auto", "--n-epochs"),
     )
     shown = ["k", "lam", "error", "above_best", "above_best_se", "stability", "mixing"]
     return {

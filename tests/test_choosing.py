@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,9 @@ from tigon.storage.errors import InputError, MemoryLimitError, OutputExistsError
 from tigon.storage.packs.pack import Pack
 from tigon.storage.packs.reader import PackPart
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TRUE_K = 4
-OPTIONS: dict[str, Any] = dict(batch_key="batch", n_genes="all", n_epochs=8, n_folds=3)
+OPTIONS: dict[str, Any] = dict(batch_key="batch", n_genes="all", n_epochs=4, n_folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +223,7 @@ def test_one_dataset_needs_no_mixing() -> None:
 
 @pytest.fixture(scope="module")
 def table(adata: anndata.AnnData) -> pd.DataFrame:
-    return tigon.select(adata, k=range(2, 8), lam=[5.0], n_threads=1, **OPTIONS)
+    return tigon.select(adata, k=range(2, 7), lam=[5.0], n_threads=1, **OPTIONS)
 
 
 def test_the_planted_number_is_chosen(table: pd.DataFrame) -> None:
@@ -237,7 +240,7 @@ def test_the_table_does_not_depend_on_threads_and_can_be_read_back(
     adata: anndata.AnnData, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     page = tmp_path / "choice.html"
-    again = tigon.select(adata, k=np.arange(2, 8), lam=5.0, out=page, n_threads=2, **OPTIONS)
+    again = tigon.select(adata, k=np.arange(2, 7), lam=5.0, out=page, n_threads=2, **OPTIONS)
     assert again.to_csv() == table.to_csv()
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "choice.csv"), table, rtol=1e-15)
     text = page.read_text()
@@ -320,6 +323,15 @@ def test_the_command_as_a_user_meets_it(adata: anndata.AnnData, tmp_path: Path) 
     assert "--k is '3:1:1'" in told
     told = refused(tmp_path, *words, "--k", "3", "--lam", "-1", "--out", tmp_path / "l.html")
     assert "lam is -1" in told
+
+
+def test_the_benchmark_tells_what_was_planted_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bench = importlib.import_module("bench_select")
+    tiny = Namespace(planted="3", k="2:4", lam="5", n_epochs="4", cells=400, genes=80, datasets=2)
+    (line,) = bench.planted_lines(tiny)
+    assert abs(line["k"] - line["planted"]) <= 1
+    assert line["table"]["k"] == [2, 3, 4]
 
 
 def test_named_seeds_do_not_depend_on_what_else_is_drawn() -> None:
