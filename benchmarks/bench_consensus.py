@@ -4,8 +4,8 @@
 
 For each number of starts, and for pairs of seeds, two consensus runs are made that have no
 draw in common. A line tells of one pair: F of the consensus beside that of its best start,
-the agreement of the two runs, and that of their starts taken singly, one of each run at a
-time. Agreement is the mean cosine of factors matched one to one, the mean metagenes of
+the agreement of the two runs, and that of single fits of the same seeds, as they are and
+with as many batch iterations as refine a consensus. Agreement is the mean cosine of factors matched one to one, the mean metagenes of
 ``tigon.scaling.inmf.consensus``. One JSON line a result.
 """
 
@@ -24,6 +24,7 @@ from record import machine
 
 import tigon
 from tigon.scaling.inmf.consensus import Metagenes, matched, mean_metagenes, unit_rows
+from tigon.scaling.inmf.several import MAX_REFINING
 from tigon.scaling.inmf.state import Problem
 
 
@@ -56,7 +57,10 @@ def compared(
             began = time.perf_counter()
             fits.append(fitted(atlas, chosen, n_starts, seed))
             seconds.append(time.perf_counter() - began)
-        singles = [fitted(atlas, chosen, 1, seed) for seed in (2 * pair, 2 * pair + 1)]
+        singles, polished = (
+            [fitted(atlas, chosen, 1, seed, polish) for seed in (2 * pair, 2 * pair + 1)]
+            for polish in (0, MAX_REFINING)
+        )
     yield {
         "n_starts": n_starts,
         "seeds": [2 * pair, 2 * pair + 1],
@@ -67,12 +71,14 @@ def compared(
         "stability": [float(fit.stability_.mean()) for fit in fits],
         "agreement": agreement(*fits),
         "agreement_of_single": agreement(*singles),
+        "objective_of_polished": [fit.objective_ for fit in polished],
+        "agreement_of_polished": agreement(*polished),
         "seconds": seconds,
     }
 
 
 def fitted(
-    atlas: tigon.Atlas, chosen: argparse.Namespace, n_starts: int, seed: int
+    atlas: tigon.Atlas, chosen: argparse.Namespace, n_starts: int, seed: int, polish: int = 0
 ) -> tigon.OnlineINMF:
     """A fit of some starts."""
     epochs = chosen.n_epochs if chosen.n_epochs == "auto" else int(chosen.n_epochs)
@@ -81,6 +87,7 @@ def fitted(
         n_genes=chosen.n_genes,
         n_epochs=epochs,
         n_starts=n_starts,
+        polish=polish,
         random_state=seed,
     )
     return model.fit(atlas, batch_key=chosen.batch_key)
