@@ -5,8 +5,9 @@
 For each number of starts, and for pairs of seeds, two consensus runs are made that have no
 draw in common. A line tells of one pair: F of the consensus beside that of its best start,
 the agreement of the two runs, and that of single fits of the same seeds, as they are and
-with as many batch iterations as refine a consensus. Agreement is the mean cosine of factors matched one to one, the mean metagenes of
-``tigon.scaling.inmf.consensus``. One JSON line a result.
+with as many batch iterations as refine a consensus. Agreement is the mean cosine of factors
+matched one to one, the mean metagenes of ``tigon.scaling.inmf.consensus``. One JSON line a
+result.
 """
 
 from __future__ import annotations

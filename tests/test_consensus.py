@@ -132,6 +132,23 @@ def test_consensus_is_no_worse_than_any_start(several: tigon.OnlineINMF) -> None
     assert ((several.stability_ > 0) & (several.stability_ <= 1)).all()
 
 
+def test_the_best_start_is_taken_where_the_medians_end_above_it(
+    adata: anndata.AnnData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tigon.scaling.inmf import several
+
+    def poor(starts: list[Metagenes], *rest: Any) -> Metagenes:
+        return Metagenes(np.ones_like(starts[0].W), np.zeros_like(starts[0].V))
+
+    monkeypatch.setattr(several, "medians", poor)
+    monkeypatch.setattr(several, "MAX_REFINING", 1)
+    model = tigon.OnlineINMF(**OPTIONS, n_starts=2, n_threads=1).fit(adata, batch_key="batch")
+    assert model.objective_ == model.start_objectives_.min()
+    assert "the best is taken" in caplog.text
+    # The stability of a factor is that of the cluster which its start's version is in.
+    assert model.stability_.shape == (6,)
+
+
 def test_the_first_start_is_the_fit_of_one(
     adata: anndata.AnnData, several: tigon.OnlineINMF
 ) -> None:
