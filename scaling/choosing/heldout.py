@@ -22,7 +22,7 @@ from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.kernels.cpu.step import loadings, minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.choosing.folds import Fold
-from tigon.scaling.inmf.consensus import Metagenes
+from tigon.scaling.inmf.consensus import Metagenes, products
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
@@ -64,7 +64,7 @@ def hidden_error(
     for i, of_dataset in sums.items():
         L = (found.W.astype(np.float64) + found.V[i]) * (fold.hidden & problem.measured[i])
         explained = 2.0 * float((of_dataset.B.T * L).sum()) - float(
-            ((L @ L.T) * of_dataset.A).sum()
+            (products(L, L) * of_dataset.A).sum()
         )
         error += of_dataset.squared_norm - explained
         squares += of_dataset.squared_norm

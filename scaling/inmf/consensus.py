@@ -100,8 +100,13 @@ def unit_rows(L: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
 
 def matched(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.int64]:
     """Row of ``other`` for each row of ``one``, int64, (k,): largest sum of products."""
-    columns: NDArray[np.int64] = linear_sum_assignment(one @ other.T, maximize=True)[1]
+    columns: NDArray[np.int64] = linear_sum_assignment(products(one, other), maximize=True)[1]
     return columns
+
+
+def products(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Products of all pairs of rows, without BLAS, whose last bits change with its threads."""
+    return np.asarray(np.einsum("am,bm->ab", one, other))
 
 
 def cluster(factors: NDArray[np.float64]) -> Clusters:
@@ -118,7 +123,7 @@ def cluster(factors: NDArray[np.float64]) -> Clusters:
     """
     n, k, m = factors.shape
     flat = factors.reshape(n * k, m)
-    cosines = np.clip(flat @ flat.T, -1.0, 1.0)
+    cosines = np.clip(products(flat, flat), -1.0, 1.0)
     between = cosines.reshape(n, k, n, k)
     members = np.zeros((n, k), np.int64)
     medoids = _most_central(between) * k + np.arange(k)
