@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from atlases import planted
+from builders import write_h5ad
 
 from tigon.scaling.engine import ThreadEngine
 
@@ -82,6 +84,20 @@ def test_peers_at_their_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert equal["objective"] <= theirs["objective"]
     assert equal["to_tigon_seconds"] == theirs["seconds"] / equal["seconds"]
     check_objective(tmp_path, monkeypatch)
+
+
+def test_batch_at_its_smallest(tmp_path: Path) -> None:
+    counts = write_h5ad(planted(n=300, m=60, k=3).adata, tmp_path / "a.h5ad")
+    sizes = ("--seeds", "1", "--n-components", "3", "--only", "tigon online", "tigon batch")
+    online, batch, *medians = lines_of("bench_batch.py", str(counts), *sizes)
+    assert online["n_iterations"] == 0 < online["n_epochs"]
+    assert batch["n_epochs"] == 0 < batch["n_iterations"]
+    assert batch["largest_rise"] <= 0
+    assert online["objective"] <= 1.005 * batch["objective"]
+    assert [line["median_objective"] for line in medians] == [
+        online["objective"],
+        batch["objective"],
+    ]
 
 
 def check_objective(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
