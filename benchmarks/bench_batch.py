@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,15 @@ def lines(chosen: argparse.Namespace) -> Iterator[Line]:
         tempfile.TemporaryDirectory() as name,
         tigon.open(chosen.path, allow_non_integer=chosen.allow_non_integer) as atlas,
         ThreadEngine(chosen.n_threads) as engine,
+        ExitStack() as over,
     ):
         folder = Path(name)
         prepared = prepare(atlas, PrepareConfig(batch_key=chosen.batch_key), k, engine)
         problem = prepared.problem(lam)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        pack = build_pack(atlas, *parts, folder / "pack", engine, np.random.SeedSequence(0))
+        over.callback(pack.close)
         if chosen.peers:
-            parts = prepared.datasets, prepared.statistics, prepared.genes
-            pack = build_pack(atlas, *parts, folder / "pack", engine, np.random.SeedSequence(0))
             hand_over(pack, problem, folder)
         for seed in range(chosen.seeds):
             for method in chosen.only:
@@ -95,8 +97,7 @@ def lines(chosen: argparse.Namespace) -> Iterator[Line]:
             if chosen.peers:
                 command = [chosen.peers, HERE / "peers_scaling" / "factorise.py", PEER, folder]
                 line = output([*command, k, lam, chosen.n_threads, 0, seed])
-                with closing(pack):
-                    F = objective(pack, problem, PEER, folder, engine)
+                F = objective(pack, problem, PEER, folder, engine)
                 yield {"method": PEER, "seed": seed, "objective": F} | line
 
 
