@@ -80,7 +80,7 @@ def config_of(case: Case, **given: float) -> INMFConfig:
 def fit(
     case: Case,
     folder: Path,
-    n_iterations: int = 6,
+    n_iterations: int = 5,
     n_threads: int = 1,
     state: State | None = None,
     stop_after: int | None = None,
@@ -164,8 +164,8 @@ def test_the_path_is_that_of_alternating_least_squares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int, d: int, hidden: bool, empty: bool
 ) -> None:
     """SciPy solves both halves of an iteration exactly; so do sweeps, if there are many."""
-    monkeypatch.setattr(improving, "N_SWEEPS", 1000)
-    adata = planted(n=150, m=24, k=3, d=d).adata
+    monkeypatch.setattr(improving, "N_SWEEPS", 300)
+    adata = planted(n=120, m=20, k=3, d=d).adata
     case = packed(tmp_path, with_empty_cells(adata) if empty else adata, k, hidden)
     state, history = fit(case, tmp_path / "fit", tol=1e-5)
     X, problem = case.dense(), case.problem
@@ -180,7 +180,7 @@ def test_the_path_is_that_of_alternating_least_squares(
     # ten times as much, the condition of random metagenes, in the F of the iteration after.
     np.testing.assert_allclose(found[0], path[0], rtol=1e-8)
     np.testing.assert_allclose(found, path, rtol=1e-4)
-    assert len(path) == 6
+    assert len(path) == 5
     assert (state.V[~np.repeat(problem.measured[:, None], k, axis=1)] == 0).all()
 
 
@@ -307,7 +307,7 @@ def test_any_threads_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
     assert_same(one, two)
 
 
-@pytest.mark.parametrize("stops", [(1,), (3,), (4, 5), (2, 2, 2), (18,)])
+@pytest.mark.parametrize("stops", [(1,), (3,), (4, 5), (15,)])
 def test_interrupted_and_resumed(case: Case, tmp_path: Path, stops: tuple[int, ...]) -> None:
     undisturbed, folder = fit(case, tmp_path / "whole"), tmp_path / "parts"
     folder.mkdir()
