@@ -92,7 +92,7 @@ def test_a_dropped_factor_has_no_part_in_the_points(
     points = np.zeros_like(H)
 
     def write(start: int, rows: np.ndarray) -> None:
-        points[start : start + len(rows)] = to_space(rows)
+        points[start : start + len(rows)] = rows
 
     with ThreadEngine(1) as engine:
         align(ArrayRows(H), codes, 2, AlignConfig(), 0, engine, write)
