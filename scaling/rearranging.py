@@ -147,6 +147,7 @@ def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunCont
         A=run.A,
         B=run.B,
         n_cells=run.n_cells,
+        lam=run.lam,
         objective=run.objective,
         obsm=obsm,
         per_gene={name: run.per_gene(name) for name in run.per_gene_names},
