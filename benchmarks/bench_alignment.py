@@ -1,9 +1,9 @@
 """What alignment and the space of the graph do to the scores, on labelled data.
 
 For every file and seed, online iNMF is fitted, then scored without alignment, after quantile
-maps and after centroids, and beside them Harmony on principal components of logarithms, as they
-are and of genes at unit variance: the same cells, labels, neighbours and clusters for all.
-Prints one JSON line per file, seed and method. Harmony is a library of its own (pip install
+maps and after centroids, and beside them Harmony: on principal components of logarithms, as they
+are and of genes at unit variance, and on the unaligned points of the factors, which tells what
+is the factors' part. The same cells, labels, neighbours and clusters for all. Prints one JSON line per file, seed and method. Harmony is a library of its own (pip install
 harmonypy) and left out where there is none.
 
 With --spaces it scores unaligned and mapped loadings in three spaces instead: as they are,
@@ -123,8 +123,11 @@ def lines(
     if importlib.util.find_spec("harmonypy") is None:
         print("harmonypy is not installed: no lines of Harmony", file=sys.stderr)
         return
-    for method, unit_variance in (("harmony", False), ("harmony, unit variance", True)):
-        components = principal_components(adata.X, unit_variance=unit_variance)
+    for method, components in {
+        "harmony": principal_components(adata.X),
+        "harmony, unit variance": principal_components(adata.X, unit_variance=True),
+        "harmony, factors": aligned(H, datasets, "none", seed)[0].astype(np.float64),
+    }.items():
         points = np.ascontiguousarray(harmonise(components, names, seed=seed), dtype=np.float32)
         facts = {"harmonypy": version("harmonypy")}
         yield {**what, "method": method, **scored(points, datasets, labels, seed), **facts}

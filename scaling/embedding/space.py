@@ -4,7 +4,7 @@ With p = h / sum(h) the shares of the factors in a cell, the distance is sqrt(2)
 times the Hellinger distance of the shares. It tells which factors a cell uses
 rather than how strongly. On four real data sets and several seeds, Leiden
 clusters on it kept to the known types over a wider range of resolutions than on
-the loadings themselves or on their directions (benchmarks/bench_alignment.py).
+the loadings themselves or on their directions (benchmarks/bench_alignment.py --spaces).
 """
 
 from __future__ import annotations
