@@ -1,10 +1,11 @@
 """What alignment and the space of the graph do to the scores, on labelled data.
 
 For every file and seed, online iNMF is fitted, then scored without alignment, after quantile
-maps and after centroids, and beside them Harmony: on principal components of logarithms, as they
-are and of genes at unit variance, and on the unaligned points of the factors, which tells what
-is the factors' part. The same cells, labels, neighbours and clusters for all. Prints one JSON line per file, seed and method. Harmony is a library of its own (pip install
-harmonypy) and left out where there is none.
+maps and after centroids, and beside them Harmony: on principal components of logarithms, as
+they are and of genes at unit variance, and on the unaligned points of the factors, which tells
+what is the factors' part. The same cells, labels, neighbours and clusters for all. Prints one
+JSON line per file, seed and method. Harmony is a library of its own (pip install harmonypy)
+and left out where there is none.
 
 With --spaces it scores unaligned and mapped loadings in three spaces instead: as they are,
 their directions, and the square roots of their shares (the one that Tigon uses). With
