@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from atlases import planted
 from builders import write_h5ad
+from scipy import sparse
 
 from tigon.scaling.engine import ThreadEngine
 
@@ -33,6 +34,15 @@ def integrative_nmf(X, n_components, lam, mode, random_state, n_jobs):
     W[:, 0] = np.concatenate(X).mean(axis=0)
     return [], W, [np.zeros(shape, np.float32) for _ in X], 0.0
 '''
+
+
+SLOW_PEER = """
+import time
+
+
+def integrative_nmf(X, **options):
+    time.sleep(600)
+"""
 
 
 def lines_of(name: str, *options: str, **environment: str) -> list[dict[str, Any]]:
@@ -121,7 +131,11 @@ def test_a_peer_that_takes_too_long_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
+    (tmp_path / "nmf.py").write_text(SLOW_PEER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sparse.save_npz(tmp_path / "0.npz", sparse.csr_matrix(np.eye(3, dtype=np.float32)))
     ours = importlib.import_module("bench_scaling_peers")
-    chosen = Namespace(peers=sys.executable, n_components=4, n_threads=1, limit_s=1e-3)
+    chosen = Namespace(peers=sys.executable, n_components=4, n_threads=1, limit_s=0.1)
     line = ours.peer_line("nmf-torch", chosen, tmp_path)
-    assert line == {"method": "nmf-torch", "stopped_after_s": 1e-3}
+    assert line.pop("peak_bytes") > 0
+    assert line == {"method": "nmf-torch", "stopped_after_s": 0.1}
