@@ -31,14 +31,13 @@ from typing import Any
 
 import anndata
 import numpy as np
-from bench_alignment import aligned
+from bench_alignment import mapped
 from numpy.typing import NDArray
 from record import machine
 from unshared_batch import Batch
 from unshared_planted import cosines, planted_unshared
 
 import tigon
-from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import N_ACCURACY, knn_accuracy, label_codes
 from tigon.scaling.embedding.space import to_space
@@ -132,9 +131,9 @@ def lines(hiding: Hiding, k: int, lam: float, *, batch_starts: int) -> Iterator[
 
 
 def scored(H: NDArray[np.float32], hiding: Hiding, seed: int) -> dict[str, float]:
-    """Accuracies of the aligned loadings, and the least and the mean cosine with planted ones."""
+    """Accuracies after quantile maps, and the least and the mean cosine with planted ones."""
     codes = hiding.codes
-    points = to_space(aligned(H, codes, AlignConfig(), seed))
+    points = to_space(mapped(H, codes, seed))
     near = neighbors(points, N_ACCURACY, n_threads=2).indices
     elsewhere = nearest_elsewhere(points, codes)
     found: dict[str, float] = {}

@@ -26,7 +26,6 @@ from tigon.scaling.choosing.heldout import held_out_loadings, hidden_error
 from tigon.scaling.choosing.table import Comparison, Setting
 from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import N_MIXING, mixing
-from tigon.scaling.embedding.space import to_space
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.consensus import Metagenes, cluster, mean_metagenes, unit_rows
 from tigon.scaling.inmf.schedule import plan_schedule
@@ -215,6 +214,6 @@ def _mixing(
     if loaded.sum() < 2:
         return float("nan")
     # One thread: the last bits of distances, which order neighbours, must not depend on it.
-    points = to_space(aligned[loaded])
+    points = aligned[loaded]
     near = neighbors(points, min(N_MIXING, len(points) - 1), n_threads=1)
     return mixing(near.indices, codes[loaded])
