@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tigon.scaling.arranging import align_cells, embed_cells
 from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.datasets import resolve_small
 from tigon.scaling.engine import Cluster, ThreadEngine
 from tigon.scaling.factors.dropping import without_factors
 from tigon.scaling.identity import identity_of
@@ -57,7 +58,8 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = H
         The memory limit is too small.
     """
     datasets = chosen_datasets(atlas, config.prepare, config.inmf.n_components)
-    config.inmf.lam_of(datasets.names)
+    k, small = config.inmf.n_components, config.prepare.small_datasets
+    config.inmf.lam_of(resolve_small(datasets, k, small).names)
     if config.label_key is not None and config.label_key not in atlas.obs_columns:
         raise InputError(
             f"the label key {config.label_key!r} is not a column of obs: there are "

@@ -48,6 +48,11 @@ _STEPS = {
     "solution.npz": "all loadings",
 }
 """What is kept, in the order in which it is made."""
+_OF_STARTS = (
+    *("start-*/checkpoint.npz", "start-*/batch/checkpoint.npz"),
+    *("consensus/checkpoint.npz", "consensus.npz"),
+)
+"""What several starts keep beside it."""
 
 
 class Job:
@@ -281,7 +286,8 @@ def _kept(folder: Path) -> str:
 
 def _seconds(place: Path, folder: Path) -> float:
     """How long it took to make what is kept."""
-    made = [path.stat().st_mtime for name in _STEPS if (path := folder / name).exists()]
+    names = (*_STEPS, *_OF_STARTS)
+    made = [path.stat().st_mtime for name in names for path in folder.glob(name)]
     with suppress(OSError):
         return max(made, default=0.0) - (place / _JOB).stat().st_mtime
     return 0.0

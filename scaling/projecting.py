@@ -170,7 +170,7 @@ def _window(run: Run, atlas: Atlas, config: ProjectConfig) -> int:
     prepare = PrepareConfig(batch_key=config.batch_key, cells=config.cells, n_genes=run.genes)
     whole = IntegrateConfig(
         prepare=prepare,
-        inmf=recalling.inmf_config(run),
+        inmf=recalling.inmf_config(run).refining(),
         embed=EmbedConfig(umap=False),
         n_threads=config.n_threads,
         memory_limit_bytes=config.memory_limit_bytes,
@@ -283,6 +283,7 @@ def _contents(
         "label_key": config.label_key,
         "cells": config.cells,
     }
+    lam = recalling.inmf_config(run).lam
     return RunContents(
         obs=obs,
         var=run.var,
@@ -291,7 +292,7 @@ def _contents(
         A=solution.A,
         B=solution.B.transpose(0, 2, 1),
         n_cells=datasets.sizes,
-        lam=query.problem.lam_by_dataset,
+        lam=np.array([known.lam.get(known.fitted_as(name), lam) for name in datasets.names]),
         objective=solution.objective,
         obsm=obsm,
         per_gene={"measured": query.problem.measured, "scale": query.problem.scale},

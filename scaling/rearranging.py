@@ -155,4 +155,5 @@ def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunCont
         versions=versions(),
         history=run.history,
         scores=arranged.scores,
+        consensus={name: np.asarray(found) for name, found in run.consensus.items()},
     )

@@ -158,7 +158,8 @@ def gene_table(atlas: Atlas, prepared: Prepared) -> pd.DataFrame:
 
     Where some are not shared, a column says which are.
     """
-    var = atlas.var.iloc[prepared.genes].copy()
+    # Not that of another run that the counts were exported from.
+    var = atlas.var.iloc[prepared.genes].drop(columns=SHARED, errors="ignore")
     var["n_cells_by_counts"] = prepared.statistics.n_cells_detected[prepared.genes]
     if prepared.shared is not None:
         var[SHARED] = prepared.shared

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tigon.scaling import recalling
+from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.arranging import Arranged, arrange_cells
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.rows import tiles
@@ -262,24 +263,28 @@ class _Update:
     def _arrange(
         self, loadings: RowFile, codes: NDArray[np.int32], table: pd.DataFrame, known: Known
     ) -> Arranged:
-        align = recalling.align_config(self.run)
-        if align.reference is not None:
-            name = self.run.datasets[align.reference]
-            again = known.names.index(name) if name in known.names else None
-            align = replace(align, reference=again)
         with self.journal.stage("alignment, clusters and layout"):
             return arrange_cells(
                 without_factors(loadings, recalling.dropped_factors(self.run)),
                 codes,
                 known.names,
                 known_labels(table, self.run.config.get("label_key")),
-                align,
+                self._align_config(known),
                 recalling.embed_config(self.run),
                 self.config.inmf.random_state,
                 self.folder,
                 self.engine,
                 self.progress,
             )
+
+    def _align_config(self, known: Known) -> AlignConfig:
+        """That of the run, with the number that its reference has now; None where it went."""
+        align = recalling.align_config(self.run)
+        if align.reference is None:
+            return align
+        name = self.run.datasets[align.reference]
+        again = known.names.index(name) if name in known.names else None
+        return replace(align, reference=again)
 
     def _contents(
         self,
@@ -311,13 +316,13 @@ class _Update:
                 "scale": np.stack([known.scale[name] for name in names]),
                 "squares": np.stack([known.squares[name] for name in names]),
             },
-            config=self._config(arrival),
+            config=self._config(arrival, known),
             versions=versions(),
             history=_continued(self.run.history, history),
             scores=arranged.scores,
         )
 
-    def _config(self, arrival: Arrival | None) -> dict[str, Any]:
+    def _config(self, arrival: Arrival | None, known: Known) -> dict[str, Any]:
         config, prepare = self.run.config, self.config.prepare
         given = {
             "sources": self.config.sources,
@@ -330,7 +335,9 @@ class _Update:
             "refreshed": self.old is not None,
         }
         updates = {**config.get(recalling.UPDATES, {}), str(self.number): given}
-        return {**config, recalling.UPDATES: updates}
+        reference = self._align_config(known).reference
+        align = {**config.get("align", {}), "reference": reference}
+        return {**config, "align": align, recalling.UPDATES: updates}
 
 
 def _present(atlas: Atlas | None) -> Atlas:
@@ -359,10 +366,12 @@ def _continued(before: Mapping[str, NDArray[Any]], steps: History) -> dict[str, 
     new = steps.columns()
     if not len(new["step"]):
         return dict(before)
+    n_before, counted = len(before.get("step", ())), ("epoch", "step", "n_seen")
     joined = {}
     for name, column in new.items():
-        old = before.get(name, np.zeros(0, column.dtype))
-        on = 0 if name == "loss" or not len(old) else old[-1] + (name != "n_seen")
+        # Runs of before have fewer columns.
+        old = before[name] if name in before else np.full(n_before, np.nan)
+        on = old[-1] + (name != "n_seen") if name in counted and len(old) else 0
         joined[name] = np.concatenate([old, column + on])
     return joined
 

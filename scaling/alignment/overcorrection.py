@@ -168,6 +168,7 @@ def _judged(
     there = after.sum(axis=0)
     expected = n_cells / len(groups) * len(before)
     told = (n_cells >= LEAST_CELLS) & (gained >= FRESH * there) & (gained >= NOTABLE * expected)
+    told &= there > 0  # nobody else has cells
     return [
         MergedGroup(
             dataset=dataset,

@@ -91,6 +91,7 @@ def compare(
     order, hidden, fits = np.random.SeedSequence(config.seed).spawn(3)
     prepared = prepare(atlas, config.prepare, config.k[-1], engine, progress)
     sample = draw_sample(prepared, config.n_cells, order)
+    config.check_cells(int(sample.datasets.sizes.sum()))
     _check_visible(config, len(prepared.genes))
     pack = obtain_pack(
         atlas,

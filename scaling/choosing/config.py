@@ -79,6 +79,20 @@ class ChooseConfig:
                     f"{name} is {value}: it lies between 0 and 1; set --{name.replace('_', '-')}"
                 )
 
+    def check_cells(self, n_cells: int) -> None:
+        """Refuse so few cells that a fold would hold next to none.
+
+        Raises
+        ------
+        InputError
+            There are fewer than ten cells a fold.
+        """
+        if n_cells < 10 * self.n_folds:
+            raise InputError(
+                f"{n_cells} cells are too few for {self.n_folds} folds: each needs 10; set "
+                "--n-cells or --n-folds"
+            )
+
     @property
     def largest(self) -> INMFConfig:
         """Options of the fit that takes most."""

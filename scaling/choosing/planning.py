@@ -60,6 +60,7 @@ def plan_choice(atlas: Atlas, config: ChooseConfig) -> ChoosePlan:
     )
     plan = plan_run(atlas, n_datasets, whole, besides=_besides(atlas, n_datasets, config))
     n_cells = min(config.n_cells, atlas.n_cells)
+    config.check_cells(n_cells)
     n_training = n_cells - n_cells // config.n_folds
     epochs = plan_schedule(config.inmf, n_training).min_epochs
     # Each fit reads the cells outside of its fold an epoch, and those in it twice.

@@ -219,8 +219,9 @@ def _judge(
         return Position(done, before=at.before, history=at.history, finished=True)
     np.copyto(state.W, tried.W)
     np.copyto(state.V, tried.V)
-    fall = np.nan if at.epoch == 0 else (at.before - objective) / objective
-    left = float(residual(state, problem, engine) / np.sqrt(squared_norm))
+    least = np.finfo(float).tiny  # counts may all be zero
+    fall = np.nan if at.epoch == 0 else (at.before - objective) / max(abs(objective), least)
+    left = float(residual(state, problem, engine) / np.sqrt(max(squared_norm, least)))
     at.history.append(at.history.n_epochs, at.n_cells, objective / at.n_cells, fall, left)
     _bring_to_size(state)
     settled = fall <= config.tol_batch or left <= config.tol_residual

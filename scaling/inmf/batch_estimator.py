@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from tigon.scaling.inmf.config import Solver
@@ -26,7 +26,9 @@ class INMF(OnlineINMF):
     tol_residual
         Residual of W and V, relative to ``|X|``, at which an iteration is the last: the root
         of what all their entries could still lower F by, each by itself.
-    n_components, lam, n_genes, tol, tol_final, n_starts, small_datasets, n_threads
+    n_components, lam, lam_by_dataset, n_genes, tol, tol_final, n_starts
+        As for :class:`tigon.OnlineINMF`.
+    small_datasets, n_threads
         As for :class:`tigon.OnlineINMF`.
     random_state, progress
         As for :class:`tigon.OnlineINMF`.
@@ -66,6 +68,7 @@ class INMF(OnlineINMF):
         n_components: int = 20,
         *,
         lam: float = 5.0,
+        lam_by_dataset: Mapping[str, float] | None = None,
         n_genes: int | Literal["all"] | Sequence[str] = 2000,
         n_epochs: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
@@ -81,6 +84,7 @@ class INMF(OnlineINMF):
         super().__init__(
             n_components,
             lam=lam,
+            lam_by_dataset=lam_by_dataset,
             n_genes=n_genes,
             n_epochs=n_epochs,
             tol=tol,

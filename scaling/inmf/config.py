@@ -146,7 +146,7 @@ class INMFConfig:
     def refining(self) -> Self:
         """Options for cells that come later: online epochs, whatever the fit itself was."""
         n_epochs = self.n_epochs if self.solver == "online" else "auto"
-        return replace(self, solver="online", polish=0, n_epochs=n_epochs)
+        return replace(self, solver="online", polish=0, n_epochs=n_epochs, n_starts=1)
 
     def lam_of(self, names: Sequence[str]) -> list[float]:
         """Lambda of each of the datasets of these names.

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tigon.scaling.budget import plan_run
 from tigon.scaling.config import IntegrateConfig
-from tigon.scaling.datasets import datasets_of
+from tigon.scaling.datasets import datasets_of, resolve_small
 from tigon.scaling.engine import Cluster, ThreadEngine, available_threads
 from tigon.scaling.inmf.arriving import arrive
 from tigon.scaling.inmf.config import INMFConfig, Solver, schedule_options
@@ -306,6 +306,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
                 self.progress,
             )
         self.n_arrivals_ += 1
+        self.stability_ = self.start_objectives_ = None  # of the first fit
         self.W_, self.V_ = found.known.W, dict(found.known.V)
         self.A_, self.B_ = dict(found.known.A), dict(found.known.B)
         self.merged_, self.lam_ = dict(found.known.merged), dict(found.known.lam)
@@ -406,7 +407,8 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_threads = self.n_threads or available_threads()
         check_reachable(atlas, cluster)
         datasets = chosen_datasets(atlas, chosen, config.n_components)
-        config.lam_of(datasets.names)
+        resolved = resolve_small(datasets, config.n_components, chosen.small_datasets)
+        config.lam_of(resolved.names)
         whole = IntegrateConfig(prepare=chosen, inmf=config, n_threads=n_threads)
         plan = plan_run(atlas, len(datasets.names), whole)
         with running(cluster, plan, n_threads, atlas, folder) as engine:

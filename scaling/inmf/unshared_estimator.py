@@ -46,7 +46,7 @@ class UINMF(OnlineINMF):
     n_epochs
         Passes, as for :class:`tigon.OnlineINMF` or :class:`tigon.INMF`.
     polish, minibatch_size, minibatches_per_task, staleness, n_sweeps, tol, tol_final, \
-tol_objective, tol_batch, tol_residual, small_datasets, n_threads, random_state, progress
+tol_objective, tol_batch, tol_residual, n_starts, small_datasets, n_threads, random_state, progress
         As for :class:`tigon.OnlineINMF`.
 
     Attributes
@@ -99,6 +99,7 @@ tol_objective, tol_batch, tol_residual, small_datasets, n_threads, random_state,
         tol_objective: float = 1e-3,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
         random_state: int = 0,
@@ -120,6 +121,7 @@ tol_objective, tol_batch, tol_residual, small_datasets, n_threads, random_state,
             tol_objective=tol_objective,
             tol_batch=tol_batch,
             tol_residual=tol_residual,
+            n_starts=n_starts,
             small_datasets=small_datasets,
             n_threads=n_threads,
             random_state=random_state,

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from tigon.storage.opening import Counts
 
 _OPEN = ("layer", "raw", "join", "gene_id_column", "allow_non_integer")
-_PREPARE = tuple(f.name for f in fields(PrepareConfig) if f.name != "cell_filter")
+_PREPARE = tuple(
+    f.name for f in fields(PrepareConfig) if f.name not in ("cell_filter", "n_unshared")
+)
 _FILTER = tuple(f.name for f in fields(CellFilter))
 _FIT = (
     *("n_epochs", "minibatch_size", "n_sweeps"),
