@@ -19,7 +19,9 @@ from tigon.command.options import (
     Overwrite,
     Quiet,
     RunPath,
+    Threads,
     Verbose,
+    WriteReport,
 )
 from tigon.command.showing.session import Session, session
 from tigon.command.values import check_spared, wanted_factors
@@ -43,18 +45,9 @@ def factors(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    report: Annotated[
-        bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)
-    ] = True,
+    report: WriteReport = True,
     overwrite: Overwrite = False,
-    n_threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads; results do not depend on it.",
-            show_default="all processors",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
+    n_threads: Threads = None,
     memory_limit: Annotated[
         str,
         typer.Option(

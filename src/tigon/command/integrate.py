@@ -18,6 +18,7 @@ from tigon.command.options import (
     OUTPUT,
     Align,
     AllowNonInteger,
+    BatchKey,
     Cache,
     DropFactors,
     GeneIdColumn,
@@ -25,7 +26,13 @@ from tigon.command.options import (
     JoinOption,
     Json,
     Layer,
+    MaxMito,
+    MemoryLimit,
+    MinCounts,
+    MinGenes,
     MinibatchesPerTask,
+    MinibatchSize,
+    NGenes,
     Overwrite,
     Quiet,
     Raw,
@@ -36,8 +43,10 @@ from tigon.command.options import (
     Solver,
     Sources,
     Staleness,
+    Threads,
     Verbose,
     Workers,
+    WriteReport,
 )
 from tigon.command.showing.session import Session, session
 from tigon.command.values import (
@@ -64,15 +73,7 @@ def integrate(
     context: typer.Context,
     sources: Sources,
     *,
-    batch_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]",
-            help="Columns of obs that name the datasets to integrate.",
-            show_default="the source files",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    batch_key: BatchKey = None,
     label_key: Annotated[
         str | None,
         typer.Option(
@@ -87,15 +88,7 @@ def integrate(
     layer: Layer = None,
     raw: Raw = False,
     allow_non_integer: AllowNonInteger = False,
-    n_genes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|all",
-            help="Variable genes to select.",
-            show_default="2000",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
+    n_genes: NGenes = None,
     genes: Annotated[
         str | None,
         typer.Option(
@@ -135,16 +128,9 @@ def integrate(
             rich_help_panel=CELLS,
         ),
     ] = None,
-    min_genes: Annotated[
-        int, typer.Option(help="Fewest detected genes of a cell.", rich_help_panel=CELLS)
-    ] = 0,
-    min_counts: Annotated[
-        float, typer.Option(help="Smallest total count of a cell.", rich_help_panel=CELLS)
-    ] = 0,
-    max_mito: Annotated[
-        float,
-        typer.Option(help="Largest mitochondrial share of a cell, 0 to 1.", rich_help_panel=CELLS),
-    ] = 1.0,
+    min_genes: MinGenes = 0,
+    min_counts: MinCounts = 0,
+    max_mito: MaxMito = 1.0,
     small_datasets: Annotated[
         SmallDatasets,
         typer.Option(
@@ -189,10 +175,7 @@ def integrate(
             rich_help_panel=FACTORS,
         ),
     ] = "0",
-    minibatch_size: Annotated[
-        int,
-        typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
-    ] = 5000,
+    minibatch_size: MinibatchSize = 5000,
     minibatches_per_task: MinibatchesPerTask = None,
     staleness: Staleness = None,
     n_sweeps: Annotated[
@@ -236,9 +219,7 @@ def integrate(
     umap: Annotated[
         bool, typer.Option(help="Draw the cells in two dimensions.", rich_help_panel=OUTPUT)
     ] = True,
-    report: Annotated[
-        bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)
-    ] = True,
+    report: WriteReport = True,
     overwrite: Overwrite = False,
     resume: Resume = False,
     restart: Restart = False,
@@ -250,22 +231,8 @@ def integrate(
             rich_help_panel=MACHINE,
         ),
     ] = False,
-    n_threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads; results do not depend on it.",
-            show_default="all processors",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Never use more memory than this: 512MiB, 2GiB, ...",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "2GiB",
+    n_threads: Threads = None,
+    memory_limit: MemoryLimit = "2GiB",
     scheduler: Scheduler = None,
     workers: Workers = None,
     cache: Cache = None,

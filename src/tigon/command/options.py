@@ -94,6 +94,84 @@ AllowNonInteger = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[,COLUMN]",
+        help="Columns of obs that name the datasets to integrate.",
+        show_default="the source files",
+        rich_help_panel=INPUT,
+    ),
+]
+
+NGenes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Variable genes to select.",
+        show_default="2000",
+        rich_help_panel=CELLS,
+    ),
+]
+
+MinGenes = Annotated[
+    int, typer.Option(help="Fewest detected genes of a cell.", rich_help_panel=CELLS)
+]
+
+MinCounts = Annotated[
+    float, typer.Option(help="Smallest total count of a cell.", rich_help_panel=CELLS)
+]
+
+MaxMito = Annotated[
+    float,
+    typer.Option(help="Largest mitochondrial share of a cell, 0 to 1.", rich_help_panel=CELLS),
+]
+
+MinibatchSize = Annotated[
+    int,
+    typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
+]
+
+WriteReport = Annotated[bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads; results do not depend on it.",
+        show_default="all processors",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+MemoryLimit = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Never use more memory than this: 512MiB, 2GiB, ...",
+        rich_help_panel=MACHINE,
+    ),
+]
+
+Cells = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPRESSION",
+        help="Keep cells for which this holds over the columns of obs.",
+        show_default="all cells",
+        rich_help_panel=CELLS,
+    ),
+]
+
+LaterBatchKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN[,COLUMN]",
+        help="Columns of obs that name the datasets.",
+        show_default="those of the run",
+        rich_help_panel=INPUT,
+    ),
+]
+
 Cache = Annotated[
     Path | None,
     typer.Option(

@@ -10,21 +10,23 @@ import typer
 from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
-    CELLS,
     INPUT,
-    MACHINE,
     OUTPUT,
     AllowNonInteger,
+    Cells,
     GeneIdColumn,
     Join,
     JoinOption,
     Json,
+    LaterBatchKey,
     Layer,
+    MemoryLimit,
     Overwrite,
     Quiet,
     Raw,
     RunPath,
     Sources,
+    Threads,
     Verbose,
 )
 from tigon.command.showing.session import session
@@ -47,15 +49,7 @@ def project(
             rich_help_panel=OUTPUT,
         ),
     ],
-    batch_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]",
-            help="Columns of obs that name the datasets.",
-            show_default="those of the run",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    batch_key: LaterBatchKey = None,
     label_key: Annotated[
         str | None,
         typer.Option(
@@ -70,32 +64,10 @@ def project(
     layer: Layer = None,
     raw: Raw = False,
     allow_non_integer: AllowNonInteger = False,
-    cells: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EXPRESSION",
-            help="Keep cells for which this holds over the columns of obs.",
-            show_default="all cells",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
+    cells: Cells = None,
     overwrite: Overwrite = False,
-    n_threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads; results do not depend on it.",
-            show_default="all processors",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Never use more memory than this: 512MiB, 2GiB, ...",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "2GiB",
+    n_threads: Threads = None,
+    memory_limit: MemoryLimit = "2GiB",
     quiet: Quiet = False,
     as_json: Json = False,
     verbose: Verbose = False,

@@ -12,21 +12,29 @@ from tigon.command.integrate import _ARGUMENTS
 from tigon.command.options import (
     CELLS,
     FACTORS,
-    INPUT,
     MACHINE,
     OUTPUT,
     AllowNonInteger,
+    BatchKey,
     Cache,
+    Cells,
     GeneIdColumn,
     Join,
     JoinOption,
     Json,
     Layer,
+    MaxMito,
+    MemoryLimit,
+    MinCounts,
+    MinGenes,
+    MinibatchSize,
+    NGenes,
     Overwrite,
     Quiet,
     Raw,
     SmallDatasets,
     Sources,
+    Threads,
     Verbose,
 )
 from tigon.command.showing.session import session
@@ -72,15 +80,7 @@ def select(
             rich_help_panel=COMPARED,
         ),
     ] = 0.6,
-    batch_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]",
-            help="Columns of obs that name the datasets to integrate.",
-            show_default="the source files",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    batch_key: BatchKey = None,
     join: JoinOption = Join.inner,
     gene_id_column: GeneIdColumn = None,
     layer: Layer = None,
@@ -93,15 +93,7 @@ def select(
             rich_help_panel=CELLS,
         ),
     ] = 50_000,
-    n_genes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|all",
-            help="Variable genes to select.",
-            show_default="2000",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
+    n_genes: NGenes = None,
     genes: Annotated[
         str | None,
         typer.Option(
@@ -111,25 +103,10 @@ def select(
             rich_help_panel=CELLS,
         ),
     ] = None,
-    cells: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EXPRESSION",
-            help="Keep cells for which this holds over the columns of obs.",
-            show_default="all cells",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
-    min_genes: Annotated[
-        int, typer.Option(help="Fewest detected genes of a cell.", rich_help_panel=CELLS)
-    ] = 0,
-    min_counts: Annotated[
-        float, typer.Option(help="Smallest total count of a cell.", rich_help_panel=CELLS)
-    ] = 0,
-    max_mito: Annotated[
-        float,
-        typer.Option(help="Largest mitochondrial share of a cell, 0 to 1.", rich_help_panel=CELLS),
-    ] = 1.0,
+    cells: Cells = None,
+    min_genes: MinGenes = 0,
+    min_counts: MinCounts = 0,
+    max_mito: MaxMito = 1.0,
     small_datasets: Annotated[
         SmallDatasets,
         typer.Option(
@@ -145,10 +122,7 @@ def select(
             rich_help_panel=FACTORS,
         ),
     ] = "auto",
-    minibatch_size: Annotated[
-        int,
-        typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
-    ] = 1000,
+    minibatch_size: MinibatchSize = 1000,
     random_state: Annotated[
         int,
         typer.Option(
@@ -173,22 +147,8 @@ def select(
             rich_help_panel=MACHINE,
         ),
     ] = False,
-    n_threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads; results do not depend on it.",
-            show_default="all processors",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Never use more memory than this: 512MiB, 2GiB, ...",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "2GiB",
+    n_threads: Threads = None,
+    memory_limit: MemoryLimit = "2GiB",
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,

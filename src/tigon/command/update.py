@@ -15,7 +15,6 @@ from tigon.command.options import (
     FACTORS,
     INPUT,
     KINDS,
-    MACHINE,
     OUTPUT,
     AllowNonInteger,
     Cache,
@@ -23,13 +22,17 @@ from tigon.command.options import (
     Join,
     JoinOption,
     Json,
+    LaterBatchKey,
     Layer,
+    MemoryLimit,
     Overwrite,
     Quiet,
     Raw,
     RunPath,
     SmallDatasets,
+    Threads,
     Verbose,
+    WriteReport,
 )
 from tigon.command.showing.session import session
 from tigon.command.values import check_spared, number_or
@@ -51,15 +54,7 @@ def update(
             rich_help_panel=OUTPUT,
         ),
     ],
-    batch_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]",
-            help="Columns of obs that name the datasets.",
-            show_default="those of the run",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    batch_key: LaterBatchKey = None,
     drop: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,26 +106,10 @@ def update(
             rich_help_panel=FACTORS,
         ),
     ] = None,
-    report: Annotated[
-        bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)
-    ] = True,
+    report: WriteReport = True,
     overwrite: Overwrite = False,
-    n_threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads; results do not depend on it.",
-            show_default="all processors",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        str,
-        typer.Option(
-            metavar="SIZE",
-            help="Never use more memory than this: 512MiB, 2GiB, ...",
-            rich_help_panel=MACHINE,
-        ),
-    ] = "2GiB",
+    n_threads: Threads = None,
+    memory_limit: MemoryLimit = "2GiB",
     cache: Cache = None,
     quiet: Quiet = False,
     as_json: Json = False,
