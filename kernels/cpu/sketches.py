@@ -54,6 +54,10 @@ class Transform:
     column_scale: Float64
     log1p: bool
 
+    def part(self, cells: slice) -> Transform:
+        """Of some of the tile's cells; a view."""
+        return Transform(self.row_scale[cells], self.column_scale, self.log1p)
+
 
 @njit(cache=True, nogil=True)
 def _read_cell(  # type: ignore[no-untyped-def]
@@ -86,8 +90,8 @@ def _longest(rows, indptr):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add_panel(genes, values, n, table, width, start, shape, Z):  # type: ignore[no-untyped-def]
-    """Add y (y^T Q) of one cell to a panel of Z."""
+def _panel_of_product(genes, values, n, table, width, start, shape):  # type: ignore[no-untyped-def]
+    """A panel of y^T Q of one cell, in registers."""
     even = broadcast(0.0, load(table, start, shape))
     odd = even
     for t in range(0, n - 1, 2):
@@ -97,7 +101,13 @@ def _add_panel(genes, values, n, table, width, start, shape, Z):  # type: ignore
     if n % 2:
         place = np.int64(at(genes, n - 1)) * width + start
         even = fma(at(values, n - 1), load(table, place, shape), even)
-    product = add(even, odd)
+    return add(even, odd)
+
+
+@njit(cache=True, nogil=True)
+def _add_panel(genes, values, n, table, width, start, shape, Z):  # type: ignore[no-untyped-def]
+    """Add y (y^T Q) of one cell to a panel of Z."""
+    product = _panel_of_product(genes, values, n, table, width, start, shape)
     for t in range(n):
         place = np.int64(at(genes, t)) * width + start
         store(Z, place, fma(at(values, t), product, load(Z, place, shape)))
@@ -128,20 +138,71 @@ def _sketch_cells(  # type: ignore[no-untyped-def]
             _add_panel(found, values, n, table, width, start, shape, Z)
 
 
+@njit(cache=True, nogil=True)
+def _project_cells(  # type: ignore[no-untyped-def]
+    rows, indptr, genes, counts, row_scale, column_scale, log1p, table, width, shape, out
+):
+    longest = _longest(rows, indptr)
+    found, values = np.empty(longest, np.uint32), np.empty(longest)
+    for i in range(len(rows)):
+        first, last = indptr[rows[i]], indptr[rows[i] + 1]
+        n = _read_cell(
+            first, last, genes, counts, row_scale[i], column_scale, log1p, 0, found, values
+        )
+        for start in range(0, width, len(shape) * (PART_BYTES // 8)):
+            product = _panel_of_product(found, values, n, table, width, start, shape)
+            store(out, i * width + start, product)
+
+
+class Sketcher:
+    """Y^T (Y Q) and Y Q of one tile after the other, on the thread that calls.
+
+    Parameters
+    ----------
+    Q
+        Real, shape (m, l); copied.
+    """
+
+    def __init__(self, Q: NDArray[Any]) -> None:
+        self.n_columns = Q.shape[1]
+        self._table = padded_rows(np.asarray(Q, np.float64))
+        self._shape = panels_of(self.n_columns, np.float64)[1]
+
+    def zeros(self) -> Sums:
+        """Sums of no cells: the product in padded rows, shape (m * width,), and moments (m,)."""
+        m, width = self._table.shape
+        return aligned_zeros(m * width, np.float64), np.zeros(m), np.zeros(m)
+
+    def add(self, tile: CellTile, transform: Transform, onto: Sums) -> None:
+        """Add the cells of a tile of contiguous arrays, one after the other, in place."""
+        _sketch_cells(
+            *tile.arrays[:4], transform.row_scale, transform.column_scale, transform.log1p,
+            self._table.ravel(), self._table.shape[1], self._shape, *onto,
+        )  # fmt: skip
+
+    def project(self, tile: CellTile, transform: Transform) -> Float64:
+        """Y Q of the cells of a tile of contiguous arrays, shape (n, l)."""
+        width = self._table.shape[1]
+        out = aligned_zeros(len(tile.rows) * width, np.float64)
+        _project_cells(
+            *tile.arrays[:4], transform.row_scale, transform.column_scale, transform.log1p,
+            self._table.ravel(), width, self._shape, out,
+        )  # fmt: skip
+        return out.reshape(-1, width)[:, : self.n_columns]
+
+    def product(self, sums: Sums) -> Float64:
+        """The product without its padding, shape (m, l); a copy."""
+        return sums[0].reshape(self._table.shape)[:, : self.n_columns].copy()
+
+
 def sketch(tile: CellTile, Q: NDArray[Any], transform: Transform, n_threads: int | None) -> Sums:
     """Y^T (Y Q), shape (m, l); see :func:`tigon.kernels.sketches.sketch`."""
-    tile, (m, n_columns) = contiguous_tile(tile), Q.shape
-    table, shape = padded_rows(np.asarray(Q, np.float64)), panels_of(n_columns, np.float64)[1]
-    width = table.shape[1]
+    tile, sketcher = contiguous_tile(tile), Sketcher(Q)
 
     def sum_cells(cells: slice) -> Sums:
-        Z: Float64 = aligned_zeros(m * width, np.float64)
-        sums, squares = np.zeros(m), np.zeros(m)
-        _sketch_cells(
-            *part_of(tile, cells).arrays[:4], transform.row_scale[cells], transform.column_scale,
-            transform.log1p, table.ravel(), width, shape, Z, sums, squares,
-        )  # fmt: skip
-        return Z, sums, squares
+        sums = sketcher.zeros()
+        sketcher.add(part_of(tile, cells), transform.part(cells), sums)
+        return sums
 
     first, *others = map_tiles(
         sum_cells, even_cuts(len(tile.rows), _SLICE_CELLS, MOST_SUMS), n_threads
@@ -149,8 +210,7 @@ def sketch(tile: CellTile, Q: NDArray[Any], transform: Transform, n_threads: int
     for parts in others:
         for total, part in zip(first, parts, strict=True):
             total += part
-    Z, sums, squares = first
-    return np.ascontiguousarray(Z.reshape(m, width)[:, :n_columns]), sums, squares
+    return sketcher.product(first), first[1], first[2]
 
 
 @njit(cache=True, nogil=True)
@@ -197,27 +257,37 @@ def _add_pairs(starts, genes, values, low, high, out, m, sums):  # type: ignore[
 
 
 @njit(cache=True, nogil=True)
-def _mirror(out):  # type: ignore[no-untyped-def]
+def mirror(out):  # type: ignore[no-untyped-def]
+    """Copy what lies below the diagonal of a square matrix to above it."""
     for i in range(len(out)):
         for j in range(i):
             out[j, i] = out[i, j]
 
 
 def sparse_gram(tile: CellTile, transform: Transform, n_threads: int | None) -> Sums:
-    """Y^T Y, shape (m, m); see :func:`tigon.kernels.sketches.sparse_gram`.
-
-    Tasks are ranges of rows of the result, each of which walks over all cells, so that
-    there are no partial sums.
-    """
-    tile, m = contiguous_tile(tile), len(transform.column_scale)
+    """Y^T Y, shape (m, m); see :func:`tigon.kernels.sketches.sparse_gram`."""
+    m = len(transform.column_scale)
     out, sums = np.zeros((m, m)), np.zeros(m)
+    add_sparse_gram(contiguous_tile(tile), transform, out, sums, n_threads)
+    mirror(out)
+    return out, sums, out.diagonal().copy()
+
+
+def add_sparse_gram(
+    tile: CellTile, transform: Transform, out: Float64, sums: Float64, n_threads: int | None
+) -> None:
+    """Add Y^T Y to ``out`` (m, m) on and below its diagonal, and sums of Y to ``sums`` (m,).
+
+    The tile's arrays are contiguous. Tasks are ranges of rows of the result, each of which
+    walks over all cells, so that there are no partial sums.
+    """
+    m = len(out)
     n_rows = max(16, _RANGE_BYTES // (8 * m))
 
     def read(cells: slice) -> tuple[NDArray[np.int64], NDArray[np.uint32], Float64]:
-        arrays = part_of(tile, cells).arrays[:4]
-        scales = transform.row_scale[cells], transform.column_scale, transform.log1p
+        some = transform.part(cells)
         entries: tuple[NDArray[np.int64], NDArray[np.uint32], Float64] = _read_cells(
-            *arrays, *scales
+            *part_of(tile, cells).arrays[:4], some.row_scale, some.column_scale, some.log1p
         )
         return entries
 
@@ -231,5 +301,3 @@ def sparse_gram(tile: CellTile, transform: Transform, n_threads: int | None) -> 
                 _add_pairs(*piece, low, min(low + n_rows, m), out.ravel(), m, sums)
 
         map_tiles(add, range(0, m, n_rows), n_threads)
-    _mirror(out)
-    return out, sums, out.diagonal().copy()

@@ -1,0 +1,1 @@
+"""Principal components and truncated singular values of matrices that are streamed."""

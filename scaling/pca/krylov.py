@@ -1,0 +1,200 @@
+"""Leading eigenvectors of A^T A from a few products with blocks: block Krylov iterations.
+
+Each product is one pass over the cells. All products C Q of the basis Q are kept, so that
+Ritz vectors, their residuals and the completeness come without a further pass. After the
+first block, which comes from a sample of the cells and random directions, the basis grows by
+the residuals of the vectors that are wanted (they span the Krylov space of the wanted part)
+and by the products of the probe.
+
+References
+----------
+Musco and Musco (2015), arXiv:1504.05477; Stathopoulos and Saad (1998),
+doi:10.1137/S1064827595288450, for bases that grow by residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr
+
+from tigon.scaling.pca.certificate import completeness_of, residuals_of
+
+Float64 = NDArray[np.float64]
+Product = Callable[[Float64], Float64]
+"""C Q for a block Q, shape (m, l): one pass."""
+
+GUARD = 10
+"""Vectors beyond those wanted that are improved with them."""
+
+MOST_MISSED = 2.0
+"""Iterations go on while a singular value this much larger than the last may be missing."""
+
+_FAR_BELOW = 0.1
+"""Vectors whose residual is below this share of what is asked for are not improved."""
+
+_ROUNDING = 1e-7
+"""Singular values below this share of the first are rounding: squares of them were summed."""
+
+_ALL = 30
+"""Degree of polynomials where the basis holds the whole Krylov space of the probe."""
+
+_DEPENDENT = 1e-10
+"""What is left of a column, relative to its length, below which it lies in the basis already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eigenpairs:
+    """What iterations found.
+
+    Attributes
+    ----------
+    values
+        Eigenvalues of A^T A, descending, shape (k,).
+    vectors
+        Shape (m, k).
+    residuals
+        |A^T u - sigma v|, shape (k,).
+    completeness
+        How much larger than the last singular value a missed one may be, at least 1.
+    converged
+        Whether every residual is at most ``tol`` sigma.
+    """
+
+    values: Float64
+    vectors: Float64
+    residuals: Float64
+    completeness: float
+    converged: bool
+
+
+def block_krylov(
+    product: Product,
+    start: Float64,
+    probe: Float64,
+    n_components: int,
+    tol: float,
+    max_passes: int,
+) -> Eigenpairs:
+    """Leading eigenpairs of C = A^T A.
+
+    Parameters
+    ----------
+    product
+        C Q; called once a pass.
+    start
+        Directions to begin with, shape (m, l).
+    probe
+        Independent standard normal numbers, shape (m, p), not those of the start.
+    n_components
+        k.
+    tol
+        Relative residual at which all is done, see :class:`Eigenpairs`.
+    max_passes
+        Products at most.
+
+    Returns
+    -------
+    Eigenpairs
+        The best there is after ``max_passes``.
+
+    Notes
+    -----
+    Holds 16 m bytes for each column of the basis: l + p of the first pass, and at most
+    k + 10 + p of every other.
+    """
+    basis, chain = _Basis(len(start)), probe
+    block = basis.beyond(np.hstack([start, probe]))
+    for n_passes in range(1, max_passes + 1):
+        basis.grow(block, product(block))
+        found = basis.ritz(n_components + GUARD)
+        chain = np.linalg.qr(basis.multiply(chain))[0]
+        block = basis.beyond(np.hstack([found.to_improve(tol), chain]))
+        exhausted = not block.shape[1]
+        pairs = basis.told(found, probe, n_components, tol, _ALL if exhausted else n_passes - 1)
+        if pairs.converged or exhausted:
+            break
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Ritz:
+    """Leading Ritz pairs (values descending) and their residuals."""
+
+    values: Float64
+    vectors: Float64
+    products: Float64
+    residuals: Float64
+
+    def to_improve(self, tol: float) -> Float64:
+        """Residual vectors of those that are not much better than asked for, shape (m, l)."""
+        some = self.residuals > _FAR_BELOW * tol * self.scale
+        vectors: Float64 = self.products[:, some] - self.vectors[:, some] * self.values[some]
+        return vectors
+
+    @property
+    def scale(self) -> Float64:
+        """Singular values, those that are rounding as large as rounding is."""
+        sigma = np.sqrt(np.maximum(self.values, 0.0))
+        least: Float64 = np.maximum(sigma, _ROUNDING * sigma[:1])
+        return least
+
+
+class _Basis:
+    """Orthonormal columns Q and their products C Q."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.Q: Float64 = np.zeros((n_rows, 0))
+        self.products: Float64 = np.zeros((n_rows, 0))
+        self._values: Float64 = np.zeros(0)
+        self._vectors: Float64 = np.zeros((0, 0))
+
+    def grow(self, block: Float64, product: Float64) -> None:
+        """Add columns and diagonalise T = Q^T C Q."""
+        self.Q = np.hstack([self.Q, block])
+        self.products = np.hstack([self.products, product])
+        T = self.Q.T @ self.products
+        values, vectors = np.linalg.eigh((T + T.T) / 2)
+        self._values, self._vectors = values[::-1], vectors[:, ::-1]
+
+    def ritz(self, n: int) -> _Ritz:
+        """The ``n`` leading pairs, or all."""
+        y, values = self._vectors[:, :n], self._values[:n]
+        V, CV = self.Q @ y, self.products @ y
+        return _Ritz(values, V, CV, residuals_of(CV, V, values))
+
+    def multiply(self, vectors: Float64) -> Float64:
+        """C times vectors that lie in the basis."""
+        found: Float64 = self.products @ (self.Q.T @ vectors)
+        return found
+
+    def told(
+        self, found: _Ritz, probe: Float64, n_components: int, tol: float, degree: int
+    ) -> Eigenpairs:
+        """The first pairs with what is proven of them."""
+        k = n_components
+        rest = self._vectors.T @ (self.Q.T @ probe)
+        completeness = completeness_of(self._values, rest, k, degree)
+        small = bool((found.residuals[:k] <= tol * found.scale[:k]).all())
+        return Eigenpairs(
+            np.maximum(found.values[:k], 0.0),
+            found.vectors[:, :k],
+            found.residuals[:k],
+            completeness,
+            small and completeness <= MOST_MISSED,
+        )
+
+    def beyond(self, block: Float64) -> Float64:
+        """Orthonormal columns that span what ``block`` (m, l) adds to the basis."""
+        lengths = np.linalg.norm(block, axis=0)
+        block = block[:, lengths > 0] / lengths[lengths > 0]
+        block = block - self.Q @ (self.Q.T @ block)
+        columns, R, _ = qr(block, mode="economic", pivoting=True)
+        columns = columns[:, np.abs(R.diagonal()) > _DEPENDENT]
+        # Once is not enough where most of a column lay in the basis.
+        columns = columns - self.Q @ (self.Q.T @ columns)
+        orthonormal: Float64 = qr(columns, mode="economic")[0]
+        return orthonormal

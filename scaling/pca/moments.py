@@ -1,0 +1,82 @@
+"""Means and deviations of genes, and the operator that centring and scaling make of sums.
+
+With Y the transformed counts (n x m), u their means and d their deviations (1 where genes are
+not scaled), the matrix that is decomposed is A = (Y - 1 u) D^-1, and
+
+    A^T A Q = D^-1 (Y^T Y Q' - n u^T (u Q')),  Q' = D^-1 Q.
+
+Only Y^T Y Q' and the sums of Y and Y^2 are streamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.kernels.sketches import GeneProducts
+
+Float64 = NDArray[np.float64]
+
+_FLAT = 1e-12
+"""A variance below this share of the mean square is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What centring and scaling need.
+
+    Attributes
+    ----------
+    n_cells
+        n.
+    mean
+        u, shape (m,); zeros where the matrix is not centred.
+    deviation
+        d, shape (m,); ones where genes are not scaled, and for constant genes.
+    squares
+        Sum of squares of each column of A, shape (m,).
+    """
+
+    n_cells: int
+    mean: Float64
+    deviation: Float64
+    squares: Float64
+
+    @classmethod
+    def of(cls, found: GeneProducts, *, center: bool, scale: bool) -> Moments:
+        """From the sums of a pass."""
+        n = found.n_cells
+        mean = found.sums / n
+        about = found.squares - n * mean**2
+        varies = about > _FLAT * found.squares
+        about = np.where(varies, about, 0.0)
+        deviation = np.ones(len(mean))
+        if scale:
+            deviation = np.where(varies, np.sqrt(about / max(n - 1, 1)), 1.0)
+        used = mean if center else np.zeros(len(mean))
+        return cls(n, used, deviation, (about if center else found.squares) / deviation**2)
+
+    @property
+    def total(self) -> float:
+        """|A|^2, the sum of the squares of all singular values."""
+        return float(self.squares.sum())
+
+    def onto_genes(self, Q: Float64) -> Float64:
+        """Q' = D^-1 Q, shape (m, l): what the transformed counts are multiplied with."""
+        scaled: Float64 = Q / self.deviation[:, None]
+        return scaled
+
+    def finish(self, product: Float64, onto: Float64) -> Float64:
+        """A^T A Q of the streamed Y^T Y Q' and of Q', shape (m, l)."""
+        centred = product - self.n_cells * np.outer(self.mean, self.mean @ onto)
+        done: Float64 = centred / self.deviation[:, None]
+        return done
+
+    def gram(self, product: Float64) -> Float64:
+        """A^T A of the streamed Y^T Y, shape (m, m), in its place."""
+        product -= self.n_cells * np.outer(self.mean, self.mean)
+        product /= self.deviation
+        product /= self.deviation[:, None]
+        return product

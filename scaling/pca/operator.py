@@ -1,0 +1,53 @@
+"""The matrix C = A^T A as what multiplies blocks, each product a pass over the cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tigon.scaling.pca.moments import Moments
+from tigon.scaling.pca.passes import Passes
+
+Float64 = NDArray[np.float64]
+
+
+class Operator:
+    """C = A^T A of centred and scaled cells.
+
+    Parameters
+    ----------
+    passes
+        The cells.
+    center, scale
+        Whether means are subtracted, and deviations divided by.
+
+    Notes
+    -----
+    Means come with the first product. Deviations are needed before it: a pass of its own.
+    """
+
+    def __init__(self, passes: Passes, *, center: bool, scale: bool) -> None:
+        self.passes, self._center, self._scale = passes, center, scale
+        self._moments: Moments | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Of the genes; reads the cells if nothing did so far."""
+        if self._moments is None:
+            found = self.passes.sketch(np.zeros((self.passes.rows.shape[1], 1)))
+            self._moments = Moments.of(found, center=self._center, scale=self._scale)
+        return self._moments
+
+    def product(self, Q: Float64) -> Float64:
+        """C Q, float64, shape (m, l)."""
+        onto = self.moments.onto_genes(Q) if self._scale else Q
+        found = self.passes.sketch(onto)
+        if self._moments is None:
+            self._moments = Moments.of(found, center=self._center, scale=False)
+        return self._moments.finish(found.product, onto)
+
+    def gram(self) -> Float64:
+        """C itself, float64, shape (m, m), exactly symmetric."""
+        found = self.passes.gram()
+        self._moments = Moments.of(found, center=self._center, scale=self._scale)
+        return self._moments.gram(found.product)
