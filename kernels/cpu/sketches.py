@@ -183,7 +183,7 @@ class Sketcher:
     def project(self, tile: CellTile, transform: Transform) -> Float64:
         """Y Q of the cells of a tile of contiguous arrays, shape (n, l)."""
         width = self._table.shape[1]
-        out = aligned_zeros(len(tile.rows) * width, np.float64)
+        out: Float64 = aligned_zeros(len(tile.rows) * width, np.float64)
         _project_cells(
             *tile.arrays[:4], transform.row_scale, transform.column_scale, transform.log1p,
             self._table.ravel(), width, self._shape, out,
@@ -192,7 +192,8 @@ class Sketcher:
 
     def product(self, sums: Sums) -> Float64:
         """The product without its padding, shape (m, l); a copy."""
-        return sums[0].reshape(self._table.shape)[:, : self.n_columns].copy()
+        whole: Float64 = sums[0].reshape(self._table.shape)[:, : self.n_columns].copy()
+        return whole
 
 
 def sketch(tile: CellTile, Q: NDArray[Any], transform: Transform, n_threads: int | None) -> Sums:

@@ -42,7 +42,7 @@ MISSED = 1e-6
 PROBES = 12
 """Columns of the probe."""
 
-_FARTHEST = 1e12
+_FARTHEST = 1e6
 
 _ROUNDING = 1e-14
 """Eigenvalues below this share of the first are rounding."""
@@ -94,26 +94,24 @@ def completeness_of(values: Float64, rest: Float64, n_found: int, degree: int) -
         return 1.0  # a probe of a matrix that is not zero would not be
     least = float(np.sqrt(chi2.ppf(MISSED, rest.shape[1])))
     others, left = np.clip(values[n_found:] / b, 0.0, 1.0), rest[n_found:]
-    bounds = [
-        _largest(others, left, least, power, steepness)
-        for steepness in range(degree + 1)
-        for power in range(degree + 1 - steepness)
-        if steepness + power > 0
-    ]
-    return float(np.sqrt(min(bounds, default=np.inf)))
+    if degree < 1:
+        return np.inf
+    bounds = [_largest(others, left, least, a, degree - a) for a in range(degree + 1)]
+    return float(np.sqrt(min(bounds)))
 
 
 def _largest(others: Float64, left: Float64, least: float, power: int, steepness: int) -> float:
     """The largest x of a missed eigenvalue, relative to the smallest found."""
     of_one = [0.0] * steepness + [1.0]
 
-    def f(x: Float64 | float) -> Float64 | float:
-        return x**power * chebyshev.chebval(2 * np.asarray(x) - 1, of_one)
+    def f(x: Float64) -> Float64:
+        value: Float64 = x**power * chebyshev.chebval(2 * x - 1, of_one)
+        return value
 
-    norm = float(np.linalg.norm(np.asarray(f(others))[:, None] * left, 2)) if len(others) else 0.0
+    norm = float(np.linalg.norm(f(others)[:, None] * left, 2)) if len(others) else 0.0
     allowed = norm / least
     if allowed <= 1:
         return 1.0
-    if float(f(_FARTHEST)) <= allowed:
+    if f(np.array(_FARTHEST)) <= allowed:
         return np.inf
-    return float(brentq(lambda x: float(f(x)) - allowed, 1.0, _FARTHEST))
+    return float(brentq(lambda x: float(f(np.array(x))) - allowed, 1.0, _FARTHEST))

@@ -66,9 +66,7 @@ class PCAConfig:
         if self.random_state < 0:
             raise InputError(f"random_state is {self.random_state}: seeds are 0 or above")
         if self.solver not in ("auto", "gram", "krylov"):
-            raise InputError(
-                f"solver is {self.solver!r}: the choices are auto, gram and krylov"
-            )
+            raise InputError(f"solver is {self.solver!r}: the choices are auto, gram and krylov")
         self._check_ranges()
 
     def _check_ranges(self) -> None:

@@ -54,6 +54,16 @@ class Decomposition:
     n_passes: int
     bytes_read: int
 
+    def variances(self) -> tuple[Float64, float]:
+        """Variances of the scores about their own means (of n), shape (k,), and of all genes."""
+        moments = self.moments
+        average = moments.average / moments.deviation
+        about = self.singular_values**2 / moments.n_cells
+        if moments.centred:
+            return about, moments.total / moments.n_cells
+        around = np.maximum(about - (self.components @ average) ** 2, 0.0)
+        return around, moments.total / moments.n_cells - float((average**2).sum())
+
     def onto(self) -> tuple[Float64, Float64]:
         """What transformed counts are multiplied with, (m, k), and what is taken off, (k,)."""
         onto = self.moments.onto_genes(self.components.T)

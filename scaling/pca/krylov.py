@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr
+from scipy.linalg import eigh, qr
 
 from tigon.scaling.pca.certificate import completeness_of, residuals_of
 
@@ -36,10 +36,10 @@ MOST_MISSED = 2.0
 _FAR_BELOW = 0.1
 """Vectors whose residual is below this share of what is asked for are not improved."""
 
-_ROUNDING = 1e-7
-"""Singular values below this share of the first are rounding: squares of them were summed."""
+_ROUNDING = 1e-6
+"""Residuals below this share of the first singular value are rounding: squares were summed."""
 
-_ALL = 30
+_ALL = 16
 """Degree of polynomials where the basis holds the whole Krylov space of the probe."""
 
 _DEPENDENT = 1e-10
@@ -111,13 +111,16 @@ def block_krylov(
     for n_passes in range(1, max_passes + 1):
         basis.grow(block, product(block))
         found = basis.ritz(n_components + GUARD)
-        chain = np.linalg.qr(basis.multiply(chain))[0]
+        chain = independent(_unit(basis.multiply(chain)))
         block = basis.beyond(np.hstack([found.to_improve(tol), chain]))
         exhausted = not block.shape[1]
-        pairs = basis.told(found, probe, n_components, tol, _ALL if exhausted else n_passes - 1)
-        if pairs.converged or exhausted:
-            break
-    return pairs
+        last = exhausted or n_passes == max_passes
+        if last or found.are_good(n_components, tol):
+            degree = _ALL if exhausted else n_passes - 1
+            pairs = basis.told(found, probe, n_components, tol, degree)
+            if last or pairs.converged:
+                return pairs
+    raise AssertionError("the last pass returns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,19 @@ class _Ritz:
 
     def to_improve(self, tol: float) -> Float64:
         """Residual vectors of those that are not much better than asked for, shape (m, l)."""
-        some = self.residuals > _FAR_BELOW * tol * self.scale
+        some = self.residuals > _FAR_BELOW * self.allowed(tol)
         vectors: Float64 = self.products[:, some] - self.vectors[:, some] * self.values[some]
         return vectors
 
-    @property
-    def scale(self) -> Float64:
-        """Singular values, those that are rounding as large as rounding is."""
+    def are_good(self, n: int, tol: float) -> bool:
+        """Whether the first ``n`` are as good as asked for."""
+        return bool((self.residuals <= self.allowed(tol))[:n].all())
+
+    def allowed(self, tol: float) -> Float64:
+        """Residuals at which vectors are as good as asked for."""
         sigma = np.sqrt(np.maximum(self.values, 0.0))
-        least: Float64 = np.maximum(sigma, _ROUNDING * sigma[:1])
-        return least
+        most: Float64 = np.maximum(tol * sigma, _ROUNDING * sigma[:1])
+        return most
 
 
 class _Basis:
@@ -157,7 +163,7 @@ class _Basis:
         self.Q = np.hstack([self.Q, block])
         self.products = np.hstack([self.products, product])
         T = self.Q.T @ self.products
-        values, vectors = np.linalg.eigh((T + T.T) / 2)
+        values, vectors = eigh((T + T.T) / 2)
         self._values, self._vectors = values[::-1], vectors[:, ::-1]
 
     def ritz(self, n: int) -> _Ritz:
@@ -178,23 +184,30 @@ class _Basis:
         k = n_components
         rest = self._vectors.T @ (self.Q.T @ probe)
         completeness = completeness_of(self._values, rest, k, degree)
-        small = bool((found.residuals[:k] <= tol * found.scale[:k]).all())
         return Eigenpairs(
             np.maximum(found.values[:k], 0.0),
             found.vectors[:, :k],
             found.residuals[:k],
             completeness,
-            small and completeness <= MOST_MISSED,
+            found.are_good(k, tol) and completeness <= MOST_MISSED,
         )
 
     def beyond(self, block: Float64) -> Float64:
         """Orthonormal columns that span what ``block`` (m, l) adds to the basis."""
-        lengths = np.linalg.norm(block, axis=0)
-        block = block[:, lengths > 0] / lengths[lengths > 0]
-        block = block - self.Q @ (self.Q.T @ block)
-        columns, R, _ = qr(block, mode="economic", pivoting=True)
-        columns = columns[:, np.abs(R.diagonal()) > _DEPENDENT]
+        unit = _unit(block)
+        columns = independent(unit - self.Q @ (self.Q.T @ unit))
         # Once is not enough where most of a column lay in the basis.
-        columns = columns - self.Q @ (self.Q.T @ columns)
-        orthonormal: Float64 = qr(columns, mode="economic")[0]
-        return orthonormal
+        return np.asarray(qr(columns - self.Q @ (self.Q.T @ columns), mode="economic")[0])
+
+
+def independent(block: Float64) -> Float64:
+    """Orthonormal columns that span those of ``block`` (m, l), which are no longer than 1."""
+    columns, R, _ = qr(block, mode="economic", pivoting=True)
+    return np.asarray(columns[:, np.abs(R.diagonal()) > _DEPENDENT])
+
+
+def _unit(block: Float64) -> Float64:
+    """Columns that are not zero, of length 1."""
+    lengths = np.linalg.norm(block, axis=0)
+    columns: Float64 = block[:, lengths > 0] / lengths[lengths > 0]
+    return columns

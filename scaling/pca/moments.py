@@ -31,8 +31,10 @@ class Moments:
     ----------
     n_cells
         n.
-    mean
-        u, shape (m,); zeros where the matrix is not centred.
+    average
+        Means of the genes, shape (m,).
+    centred
+        Whether they are subtracted.
     deviation
         d, shape (m,); ones where genes are not scaled, and for constant genes.
     squares
@@ -40,7 +42,8 @@ class Moments:
     """
 
     n_cells: int
-    mean: Float64
+    average: Float64
+    centred: bool
     deviation: Float64
     squares: Float64
 
@@ -55,8 +58,12 @@ class Moments:
         deviation = np.ones(len(mean))
         if scale:
             deviation = np.where(varies, np.sqrt(about / max(n - 1, 1)), 1.0)
-        used = mean if center else np.zeros(len(mean))
-        return cls(n, used, deviation, (about if center else found.squares) / deviation**2)
+        return cls(n, mean, center, deviation, (about if center else found.squares) / deviation**2)
+
+    @property
+    def mean(self) -> Float64:
+        """u, shape (m,): what is subtracted, zeros where nothing is."""
+        return self.average if self.centred else np.zeros(len(self.average))
 
     @property
     def total(self) -> float:

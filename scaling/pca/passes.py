@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.sketches import Sketcher, Transform, add_sparse_gram, mirror
 from tigon.kernels.sketches import GeneProducts
 from tigon.scaling.pca.rows import Cells, Rows
+from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -47,7 +48,19 @@ class Normalisation:
     log1p: bool = False
 
     def transform(self, cells: Cells, n_genes: int) -> Transform:
-        """How the kernels read some cells; those without counts stay zero."""
+        """How the kernels read some cells; those without counts stay zero.
+
+        Raises
+        ------
+        InputError
+            Counts below zero, which have no logarithm.
+        """
+        counts = cells.tile.counts
+        if self.log1p and counts.dtype.kind == "f" and counts.min(initial=0) < 0:
+            raise InputError(
+                f"an entry is {counts.min():g}: log1p needs values of zero or above; leave it out, "
+                "or pass counts"
+            )
         n = len(cells.totals)
         scale = np.ones(n)
         if self.target_sum is not None:

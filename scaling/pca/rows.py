@@ -157,7 +157,9 @@ class MatrixRows:
     @property
     def n_bytes(self) -> int:
         """Bytes of its entries."""
-        return _bytes_of(self.matrix)
+        if isinstance(self.matrix, np.ndarray):
+            return self.matrix.nbytes
+        return int(self.matrix.data.nbytes + self.matrix.indices.nbytes)
 
     def cuts(self) -> list[tuple[int, int]]:
         """Of its rows."""
@@ -218,9 +220,3 @@ def cells_of(matrix: Any, start: int) -> Cells:
             f"rows {start:,} to {start + rows.shape[0]:,} cannot be decomposed: {error}"
         ) from error
     return Cells(tile, np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel())
-
-
-def _bytes_of(matrix: Any) -> int:
-    if sparse.issparse(matrix):
-        return int(matrix.data.nbytes + matrix.indices.nbytes)
-    return int(np.asarray(matrix).nbytes)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.config import PCAConfig
 from tigon.scaling.pca.krylov import GUARD, block_krylov
-from tigon.scaling.pca.moments import Moments
 from tigon.scaling.pca.passes import Passes
 from tigon.scaling.pca.rows import Cells, Rows
 from tigon.storage.progress import silent

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tigon.scaling.inmf.batch_estimator import INMF
     from tigon.scaling.inmf.estimator import OnlineINMF
     from tigon.scaling.inmf.unshared_estimator import UINMF
+    from tigon.scaling.pca.estimator import PCA, TruncatedSVD
     from tigon.scenarios import project, update
     from tigon.storage.atlas import Atlas
     from tigon.storage.errors import (
@@ -44,8 +45,10 @@ _HOMES = {
     "NoSpaceError": "tigon.storage.errors",
     "OnlineINMF": "tigon.scaling.inmf.estimator",
     "OutputExistsError": "tigon.storage.errors",
+    "PCA": "tigon.scaling.pca.estimator",
     "Run": "tigon.storage.runs.run",
     "TigonError": "tigon.storage.errors",
+    "TruncatedSVD": "tigon.scaling.pca.estimator",
     "UINMF": "tigon.scaling.inmf.unshared_estimator",
     "drop_factors": "tigon.factor_calls",
     "export_h5ad": "tigon.storage.runs.export",
@@ -63,6 +66,7 @@ _ELSEWHERE = {"open": "open_atlas"}
 
 __all__ = [
     "INMF",
+    "PCA",
     "UINMF",
     "Atlas",
     "InputError",
@@ -72,6 +76,7 @@ __all__ = [
     "OutputExistsError",
     "Run",
     "TigonError",
+    "TruncatedSVD",
     "__version__",
     "drop_factors",
     "export_h5ad",

@@ -1,0 +1,112 @@
+"""Whatever a user has, as rows to decompose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tigon.scaling.pca.rows import AtlasRows, DaskRows, MatrixRows, PackRows, Rows
+from tigon.scaling.selecting import GeneSelection
+from tigon.storage.atlas import Atlas
+from tigon.storage.errors import InputError
+from tigon.storage.opening import open_atlas
+from tigon.storage.packs.pack import Pack
+from tigon.storage.views.reopening import reference
+
+
+@contextmanager
+def borrowed_rows(source: Any) -> Iterator[Rows]:
+    """Rows for the length of a block.
+
+    Parameters
+    ----------
+    source
+        An atlas or a pack, which stay open; a path, a URL or a list of these, opened as an
+        atlas; an AnnData, whose ``X`` is taken as it is; a matrix of SciPy or NumPy; a
+        Dask array of chunks of rows.
+
+    Raises
+    ------
+    InputError
+        It is none of these, or of a shape that cannot be decomposed.
+    """
+    if isinstance(source, str | Path | list | tuple):
+        with open_atlas(source) as atlas:
+            yield rows_of(atlas)
+    else:
+        yield rows_of(source)
+
+
+def rows_of(source: Any) -> Rows:
+    """As :func:`borrowed_rows`, of what is open.
+
+    Raises
+    ------
+    InputError
+        As there.
+    """
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    if isinstance(source, Atlas):
+        return atlas_rows(source)
+    if isinstance(source, Pack):
+        return PackRows(source, (source.n_cells, source.n_genes), source.n_bytes)
+    if kind.startswith("anndata.") and hasattr(source, "X"):
+        return _of_anndata(source)
+    if kind.startswith("dask.array"):
+        return DaskRows(_by_rows(source))
+    if sparse.issparse(source):
+        as_csr: Any = sparse.csr_array
+        return MatrixRows(as_csr(source))
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2:
+            raise InputError(f"the matrix has shape {source.shape}: cells by genes are needed")
+        return MatrixRows(source)
+    raise InputError(
+        f"a {kind} cannot be decomposed: an atlas, a pack, a path, an AnnData, a matrix of SciPy "
+        "or NumPy or a Dask array of rows is needed"
+    )
+
+
+def atlas_rows(atlas: Atlas) -> AtlasRows:
+    """All cells and genes of an atlas."""
+    everything = GeneSelection.of(np.arange(atlas.n_genes), atlas.n_genes)
+    return AtlasRows(reference(atlas), everything, atlas.shape, bytes_of(atlas))
+
+
+def bytes_of(atlas: Atlas) -> int:
+    """Bytes that a pass over an atlas decodes: counts and the positions of their genes."""
+    entry = atlas.values_dtype.itemsize + (2 if atlas.n_genes <= 1 << 16 else 4)
+    known = atlas.n_nonzeros
+    n_entries = atlas.most_entries(atlas.n_cells) if known is None else known
+    return int(n_entries) * entry
+
+
+def _of_anndata(adata: Any) -> Rows:
+    if adata.X is None:
+        raise InputError("the AnnData has no X: set it, for instance to one of its layers")
+    if adata.isbacked:
+        raise InputError(
+            f"the AnnData is backed by {adata.filename}: pass that path, which is streamed as an "
+            "atlas, or adata.to_memory()"
+        )
+    return rows_of(adata.X)
+
+
+def _by_rows(array: Any) -> Any:
+    if array.ndim != 2:
+        raise InputError(f"the Dask array has shape {array.shape}: cells by genes are needed")
+    if any(np.isnan(size) for sizes in array.chunks for size in sizes):
+        raise InputError(
+            "the Dask array has chunks of unknown sizes (nan): call its compute_chunk_sizes() first"
+        )
+    if len(array.chunks[1]) > 1:
+        raise InputError(
+            f"the Dask array has {len(array.chunks[1])} chunks along the genes: a chunk must hold "
+            "whole rows; use array.rechunk((rows, -1))"
+        )
+    return array
