@@ -41,6 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "tigon online": {},
     "tigon online, polished": {"polish": "auto"},
     "tigon batch": {"solver": "batch"},
+    "tigon online, from nndsvd": {"init": "nndsvd"},
+    "tigon batch, from nndsvd": {"solver": "batch", "init": "nndsvd"},
 }
 PEER = "nmf-torch-batch"
 

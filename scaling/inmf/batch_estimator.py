@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from tigon.scaling.inmf.config import Solver
+from tigon.scaling.inmf.config import Init, Solver
 from tigon.scaling.inmf.estimator import OnlineINMF
 from tigon.storage.progress import Progress, silent
 
@@ -26,7 +26,7 @@ class INMF(OnlineINMF):
     tol_residual
         Residual of W and V, relative to ``|X|``, at which an iteration is the last: the root
         of what all their entries could still lower F by, each by itself.
-    n_components, lam, lam_by_dataset, n_genes, tol, tol_final, n_starts
+    n_components, lam, lam_by_dataset, n_genes, tol, tol_final, init, n_starts
         As for :class:`tigon.OnlineINMF`.
     small_datasets, n_threads
         As for :class:`tigon.OnlineINMF`.
@@ -75,6 +75,7 @@ class INMF(OnlineINMF):
         tol_final: float = 1e-5,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        init: Init = "random",
         n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
@@ -91,6 +92,7 @@ class INMF(OnlineINMF):
             tol_final=tol_final,
             tol_batch=tol_batch,
             tol_residual=tol_residual,
+            init=init,
             n_starts=n_starts,
             small_datasets=small_datasets,
             n_threads=n_threads,

@@ -21,6 +21,7 @@ measured it: what the scheduler adds stays small beside what tasks compute, and 
 
 
 Solver = Literal["online", "batch"]
+Init = Literal["random", "nndsvd"]
 
 
 def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, int]:
@@ -97,6 +98,9 @@ class INMFConfig:
     tol_residual
         Residual of W and V, relative to ``|X|``, at which an iteration is the last (see
         :func:`tigon.scaling.inmf.improving.residual`).
+    init
+        What W starts as: "random", or "nndsvd", from singular vectors of the first cells (see
+        :mod:`tigon.scaling.inmf.nndsvd`).
     n_starts
         Seeded starts whose consensus is the result; 1 for the first alone.
     random_state
@@ -118,6 +122,7 @@ class INMFConfig:
     tol_objective: float = 1e-3
     tol_batch: float = 1e-6
     tol_residual: float = 1e-4
+    init: Init = "random"
     n_starts: int = 1
     random_state: int = 0
 
@@ -132,6 +137,7 @@ class INMFConfig:
         if self.polish != "auto":
             _at_least("polish", self.polish, 0)
         self._check_solver()
+        self._check_init()
         _at_least("lam", self.lam, 0)
         self._check_lam_by_dataset()
         _at_least("random_state", self.random_state, 0)
@@ -202,6 +208,17 @@ class INMFConfig:
                     f"{name} is {value}, with the batch solver: only the online one, whose steps "
                     f"are mini-batches, has a use for it; leave {name} out or set --solver online"
                 )
+
+    def _check_init(self) -> None:
+        if self.init not in get_args(Init):
+            raise InputError(
+                f"init is {self.init!r}: there are {' and '.join(get_args(Init))}; choose one"
+            )
+        if self.init != "random" and self.n_starts > 1:
+            raise InputError(
+                f"init is {self.init!r} with {self.n_starts} starts: they would all begin with the "
+                "same metagenes; leave out init or n_starts"
+            )
 
     def _check_tolerances(self) -> None:
         for name in ("tol", "tol_final"):

@@ -18,7 +18,7 @@ from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of, resolve_small
 from tigon.scaling.engine import Cluster, ThreadEngine, available_threads
 from tigon.scaling.inmf.arriving import arrive
-from tigon.scaling.inmf.config import INMFConfig, Solver, schedule_options
+from tigon.scaling.inmf.config import Init, INMFConfig, Solver, schedule_options
 from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.inmf.known import Known, own_squares
@@ -78,6 +78,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Relative decrease of F per epoch at which "auto" stops.
     tol_batch, tol_residual
         Where batch iterations stop.
+    init
+        "random", or "nndsvd": W starts from singular vectors of the first 10,000 cells of the
+        shuffled ones (see :mod:`tigon.scaling.inmf.nndsvd`).
     n_starts
         Seeded starts whose consensus is the result; 1 for the first alone (see
         :mod:`tigon.scaling.inmf.consensus`).
@@ -158,6 +161,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         tol_objective: float = 1e-3,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        init: Init = "random",
         n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
@@ -179,6 +183,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         self.tol_objective = tol_objective
         self.tol_batch = tol_batch
         self.tol_residual = tol_residual
+        self.init = init
         self.n_starts = n_starts
         self.small_datasets = small_datasets
         self.n_threads = n_threads

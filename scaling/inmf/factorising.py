@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.fitting import Fitting
 from tigon.scaling.inmf.history import History
+from tigon.scaling.inmf.nndsvd import nndsvd_state
 from tigon.scaling.inmf.outcome import Consensus
 from tigon.scaling.inmf.several import agree
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
-from tigon.scaling.inmf.state import Problem, init_state
+from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import finish
 from tigon.scaling.keeping import check_pack, obtain_pack
 from tigon.scaling.memory import give_back
@@ -159,9 +160,16 @@ def _fitted(
     if fitting.config.n_starts > 1:
         outcome = agree(fitting, scratch, start, epochs, spare_bytes, progress)
         return outcome.found.W, outcome.found.V, outcome.history, outcome.consensus
-    state = init_state(fitting.problem, fitting.config.n_components, start)
+    state = _start(fitting, start)
     state, history = finish(fitting.by_step(state, epochs, scratch, progress))
     return state.W, state.V, history, None
+
+
+def _start(fitting: Fitting, seed: np.random.SeedSequence) -> State:
+    k = fitting.config.n_components
+    if fitting.config.init == "nndsvd":
+        return nndsvd_state(fitting.pack, fitting.problem, k, seed)
+    return init_state(fitting.problem, k, seed)
 
 
 def _kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:

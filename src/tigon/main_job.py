@@ -95,7 +95,7 @@ def integrate(
         ``min_counts``, ``max_mito``, ``small_datasets``. Factorisation: ``n_components``,
         ``lam``, ``lam_by_dataset``, ``solver`` ("online" or "batch"), ``n_epochs``, ``polish``,
         ``minibatch_size``, ``minibatches_per_task``, ``staleness``, ``n_sweeps``, ``tol``,
-        ``tol_final``, ``tol_objective``, ``tol_batch``, ``tol_residual``, ``n_starts``,
+        ``tol_final``, ``tol_objective``, ``tol_batch``, ``tol_residual``, ``init``, ``n_starts``,
         ``random_state``
         (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has other defaults for
         ``minibatches_per_task`` and ``staleness``, the run says which).

@@ -22,6 +22,7 @@ from tigon.command.options import (
     Cache,
     DropFactors,
     GeneIdColumn,
+    Init,
     Join,
     JoinOption,
     Json,
@@ -181,6 +182,14 @@ def integrate(
     n_sweeps: Annotated[
         int, typer.Option(help="Updates of the metagenes per step.", rich_help_panel=FACTORS)
     ] = 1,
+    init: Annotated[
+        Init,
+        typer.Option(
+            help="What the shared metagenes start as: random numbers, or singular vectors of the "
+            "first cells.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = Init.random,
     n_starts: Annotated[
         int,
         typer.Option(
@@ -265,6 +274,7 @@ def integrate(
             minibatches_per_task=minibatches_per_task,
             staleness=staleness,
             n_sweeps=n_sweeps,
+            init=init.value,
             n_starts=n_starts,
             random_state=random_state,
             n_threads=n_threads,

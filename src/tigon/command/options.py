@@ -33,6 +33,13 @@ class Solver(StrEnum):
     batch = "batch"
 
 
+class Init(StrEnum):
+    """What the shared metagenes start as."""
+
+    random = "random"
+    nndsvd = "nndsvd"
+
+
 class Align(StrEnum):
     """How datasets are brought together."""
 
