@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pytest
 from scipy import sparse
 
 import tigon
+from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.inmf.nndsvd import nndsvd_state
+from tigon.scaling.packing import build_pack
+from tigon.scaling.preparing import PrepareConfig, prepare
 
 
 def planted(seed: int = 0) -> anndata.AnnData:
@@ -24,17 +31,25 @@ def planted(seed: int = 0) -> anndata.AnnData:
 OPTIONS = {"n_genes": "all", "minibatch_size": 50, "lam": 1.0}
 
 
-def test_the_start_finds_planted_programmes_in_one_epoch() -> None:
-    """What random numbers do not."""
-    adata = planted()
-    found = {}
-    for init in ("random", "nndsvd"):
-        model = tigon.OnlineINMF(4, init=init, n_epochs=1, **OPTIONS).fit(adata, batch_key="batch")
-        blocks = model.W_.reshape(4, 4, 15).sum(axis=2)
-        share = (blocks / blocks.sum(axis=1, keepdims=True)).max(axis=1)
-        found[init] = share.min(), model.objective_
-    assert found["nndsvd"][0] > 0.7 > found["random"][0]
-    assert found["nndsvd"][1] <= found["random"][1]
+def test_the_start_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    """But for what zeros are filled with, and for lengths."""
+    from sklearn.decomposition._nmf import _initialize_nmf
+
+    with tigon.open(planted()) as atlas, ThreadEngine(1) as engine:
+        prepared = prepare(atlas, PrepareConfig(batch_key="batch", n_genes="all"), 4, engine)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        seed = np.random.SeedSequence(0)
+        problem = prepared.problem(1.0)
+        with closing(build_pack(atlas, *parts, tmp_path / "pack", engine, seed)) as pack:
+            state = nndsvd_state(pack, problem, 4, seed)
+        counts = atlas.read(0, 600).to_scipy().toarray()
+    X = counts / counts.sum(axis=1, keepdims=True) * problem.scale[prepared.datasets.codes]
+    _, theirs = _initialize_nmf(X, 4, init="nndsvd", random_state=0)
+    cosines = (state.W * theirs).sum(axis=1)
+    cosines /= np.linalg.norm(state.W, axis=1) * np.linalg.norm(theirs, axis=1)
+    assert (cosines > 0.995).all()
+    assert (state.W > 0).all()
+    np.testing.assert_allclose(state.W.mean(axis=1), 1.0, atol=0.1)
 
 
 def test_same_bytes_for_any_threads() -> None:
