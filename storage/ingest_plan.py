@@ -75,7 +75,7 @@ def plan_ingest(atlas: Atlas, n_threads: int | None, memory_limit: int | None) -
         A block of one cell at a time does not fit.
     """
     if n_threads is not None and n_threads < 1:
-        raise InputError(f"n_threads={n_threads}: at least 1 is needed")
+        raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
     n_threads = n_threads or min(_MOST_THREADS, available_cpus())
     if memory_limit is None:
         return _fitted(atlas, n_threads, _WINDOW_BYTES)

@@ -138,7 +138,7 @@ def test_the_commands(tmp_path: Path) -> None:
     a, b = tmp_path / "a.zarr", tmp_path / "b.zarr"
     done = works("ingest", source, "--out", a, "--profile", "network", "--json")
     assert json.loads(done.stdout)["n_cells"] == 60
-    works("convert", a, b, "--profile", "local", "--threads", "1", "--quiet")
+    works("convert", a, b, "--profile", "local", "--n-threads", "1", "--quiet")
     assert open_atlas(a).digest == open_atlas(b).digest
     assert "exists: choose another name" in refused(tmp_path, "convert", a, b, "--profile", "local")
     limited = ("ingest", source, "--out", tmp_path / "c.zarr", "--memory-limit", "8MiB")

@@ -36,7 +36,7 @@ def convert(
     *,
     profile: Annotated[Profile, typer.Option("--profile", help=PROFILES)],
     overwrite: Overwrite = False,
-    threads: Threads = None,
+    n_threads: Threads = None,
     memory_limit: MemoryLimit = "2GiB",
     scratch: Scratch = None,
     quiet: Quiet = False,
@@ -56,7 +56,7 @@ def convert(
         from tigon.storage.converting import convert_atlas
 
         check_spared([atlas], out)
-        how = writing_options(profile, overwrite, threads, memory_limit, scratch)
+        how = writing_options(profile, overwrite, n_threads, memory_limit, scratch)
         with convert_atlas(atlas, out, progress=shown.progress, **how) as written:
             facts = describe_atlas(written, out)
         shown.answer(facts, tell_atlas(facts))

@@ -42,7 +42,7 @@ PROFILES = (
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads",
+        "--n-threads",
         help="Threads that read and compress; the atlas does not depend on it.",
         show_default="all processors, up to 8",
         rich_help_panel=MACHINE,
@@ -88,7 +88,7 @@ def ingest(
         Profile, typer.Option("--profile", help=PROFILES, rich_help_panel=OUTPUT)
     ] = Profile.local,
     overwrite: Overwrite = False,
-    threads: Threads = None,
+    n_threads: Threads = None,
     memory_limit: MemoryLimit = "2GiB",
     scratch: Scratch = None,
     quiet: Quiet = False,
@@ -116,7 +116,7 @@ def ingest(
             raw=raw,
             allow_non_integer=allow_non_integer,
         )
-        how = writing_options(profile, overwrite, threads, memory_limit, scratch)
+        how = writing_options(profile, overwrite, n_threads, memory_limit, scratch)
         with atlas, tigon.write_atlas(atlas, out, progress=shown.progress, **how) as written:
             facts = describe_atlas(written, out)
         shown.answer(facts, tell_atlas(facts))
@@ -125,7 +125,7 @@ def ingest(
 def writing_options(
     profile: Profile,
     overwrite: bool,
-    threads: int | None,
+    n_threads: int | None,
     memory_limit: str,
     scratch: str | None,
 ) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def writing_options(
     return {
         "profile": profile.value,
         "overwrite": overwrite,
-        "n_threads": threads,
+        "n_threads": n_threads,
         "memory_limit": parse_bytes(memory_limit),
         "scratch": None if scratch is None else Path(scratch),
     }
