@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,17 +40,20 @@ class CellFilter:
     def __post_init__(self) -> None:
         for name in ("min_genes", "min_counts", "max_mito"):
             check_number(name, getattr(self, name))
-        for low in (self.min_genes, self.min_counts):
-            if not low >= 0:
-                raise InputError(
-                    f"a cell filter is negative or not a number ({low}): the least is 0; "
-                    "use 0 for none"
-                )
+        for option, least in (("--min-genes", self.min_genes), ("--min-counts", self.min_counts)):
+            if not least >= 0:
+                raise InputError(f"{option} is {least}: the least is 0, which is no limit")
         if not 0 <= self.max_mito <= 1:
             raise InputError(
                 f"--max-mito is {self.max_mito}: it is a share between 0 and 1; "
                 "for five percent use 0.05"
             )
+
+    def __str__(self) -> str:
+        """The limits that were set, as a user sets them."""
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        told = [f"--{f.name.replace('_', '-')} {getattr(self, f.name)}" for f in given]
+        return ", ".join(told) or "no limits"
 
     def passes(self, cells: CellSums) -> NDArray[np.bool_]:
         """Which cells of a block meet the limits, shape (n,)."""

@@ -34,7 +34,7 @@ from tigon.scaling.preparing import PrepareConfig
         ({"batch_key": 5}, "batch_key is 5: it names columns of obs"),
         ({"batch_key": ["a", 5]}, r"batch_key is \['a', 5\]"),
         ({"min_genes": "200"}, "min_genes is '200'"),
-        ({"min_counts": float("nan")}, r"a cell filter is negative or not a number \(nan\)"),
+        ({"min_counts": float("nan")}, "--min-counts is nan: the least is 0"),
         ({"max_mito": None}, "max_mito is None"),
         ({"resolution": "high"}, "resolution is 'high'"),
         ({"resolution": float("inf")}, r"resolution is not positive and finite \(inf\)"),

@@ -124,8 +124,9 @@ def arrive(
     statistics = first_pass(atlas, everyone, config.cell_filter, engine, progress)
     if not statistics.kept.any():
         raise InputError(
-            f"none of {atlas.n_cells} new cells passes the filters ({config.cell_filter}): at "
-            "least one is needed; relax --min-genes, --min-counts, --max-mito or --cells"
+            f"none of {atlas.n_cells} new cells passes the filters ({config.cell_filter}), which "
+            "are those of the run where no others were given: at least one is needed; choose other "
+            "cells, or give min_genes, min_counts or max_mito in Python"
         )
     kept = everyone.keep(statistics.kept)
     datasets = _resolved(kept, known, config.small_datasets)
