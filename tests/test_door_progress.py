@@ -50,6 +50,8 @@ def a_job(display: Display) -> None:
         for done in (60, 100):
             display(f"epoch {epoch}", done, 100, loss=40.0 / epoch)
     display("solving loadings", 100, 100)
+    for number in (1, 2):
+        display(f"finding offsets, round {number}", 100, 100)
     display("layout (rounds)", 200, 200)
 
 
@@ -62,6 +64,8 @@ def test_a_file_gets_a_line_for_each_finished_stage() -> None:
         f"epoch 2: 100 cells, loss 20, {seconds}",
         f"epoch 3: 100 cells, loss 13.33, {seconds}",
         f"solving loadings: 100 cells, {seconds}",
+        f"finding offsets, round 1: 100 cells, {seconds}",
+        f"finding offsets, round 2: 100 cells, {seconds}",
         f"layout: 200 rounds, {seconds}",
     ]
     assert len(lines) == len(expected)
@@ -75,6 +79,7 @@ def test_a_terminal_gets_a_bar_for_each_stage_and_one_for_all_epochs() -> None:
         r"✓ reading cells +━+ +[\d,]+ cells/s +0:00:00",
         r"✓ epoch 3 +━+ +[\d,]+ cells/s +loss 13.33 +0:00:00",
         r"✓ solving loadings +━+ +[\d,]+ cells/s +0:00:00",
+        r"✓ finding offsets, round 2 +━+ +[\d,]+ cells/s +0:00:00",
         r"✓ layout +━+ +[\d,]+ rounds/s +0:00:00",
     ]
     assert len(rows) == len(patterns)

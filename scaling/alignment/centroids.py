@@ -89,8 +89,8 @@ def find_offsets(passes: Passes, scale: NDArray[np.float64]) -> Offsets:
     if np.count_nonzero(passes.n_cells) < 2:
         return found
     before = np.zeros((*shape, passes.k))
-    for _ in range(MAX_ROUNDS):
-        sums = _sums(passes, scale, found)
+    for number in range(1, MAX_ROUNDS + 1):
+        sums = _sums(passes, scale, found, f"finding offsets, round {number}")
         offsets = fit_offsets(sums)
         found = Offsets((*found.rounds, offsets), sums.n_cells)
         if step_size(offsets - before, sums.n_cells) < TOLERANCE:
@@ -109,7 +109,7 @@ def memberships(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def _sums(passes: Passes, scale: NDArray[np.float64], found: Offsets) -> Sums:
+def _sums(passes: Passes, scale: NDArray[np.float64], found: Offsets, stage: str) -> Sums:
     """Sums of a round over all cells, folded in the order of the tiles."""
 
     def task(tile: Tile) -> tuple[NDArray[np.int32], Sums]:
@@ -120,7 +120,7 @@ def _sums(passes: Passes, scale: NDArray[np.float64], found: Offsets) -> Sums:
         return present, Sums.of_cells(points.astype(np.float64), near, _groups(codes))
 
     sums = Sums.nothing(passes.n_datasets, passes.k)
-    for _, (present, of_tile) in passes.run("finding offsets", task):
+    for _, (present, of_tile) in passes.run(stage, task):
         sums.add(present, of_tile)
     return sums
 

@@ -21,7 +21,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-_EPOCH = re.compile(r"epoch \d+")
+_TURN = re.compile(r"(epoch|iteration|finding offsets, round) \d+")
+"""Stages that come again and again, by a number."""
+
 _UNIT = re.compile(r"(.*) \((\w+)\)")
 OPENING = "opening"
 WORKING = "working"
@@ -124,7 +126,7 @@ class Lines:
 
 
 class Bar:
-    """A bar for each stage; epochs share one."""
+    """A bar for each stage; epochs share one, and so do iterations and rounds."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
@@ -150,7 +152,7 @@ class Bar:
         self._bars.update(task, completed=done, total=total, figures=shown)
         if done >= total:
             self._since = self._bars.get_time()
-            if not _EPOCH.fullmatch(name):
+            if not _TURN.fullmatch(name):
                 # What comes next is not heard of before its first part is done.
                 self._spin(WORKING)
 
@@ -166,8 +168,9 @@ class Bar:
         self._bars.stop()
 
     def _task(self, name: str, unit: str) -> TaskID:
-        """The bar of a stage; that of another epoch starts anew."""
-        key = "epoch" if _EPOCH.fullmatch(name) else name
+        """The bar of a stage; that of another epoch or round starts anew."""
+        turn = _TURN.fullmatch(name)
+        key = turn[1] if turn else name
         self._cease(OPENING)
         self._cease(WORKING)
         if self._running is None or self._running[0] != key:
