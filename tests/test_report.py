@@ -263,6 +263,17 @@ def test_label_key_chooses_the_column(tmp_path: Path) -> None:
     assert not (tmp_path / "other.html").exists()
 
 
+def test_labels_that_nothing_is_drawn_with_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    contents = build_contents(n_cells=100)
+    obsm = {name: rows for name, rows in contents.obsm.items() if name != "X_umap"}
+    make_page(tmp_path, replace(contents, obsm=obsm))
+    assert not caplog.messages
+    write_report(tmp_path / "run.zarr", tmp_path / "other.html", label_key="label")
+    assert caplog.messages[0].startswith("the labels of label are not shown: they colour the")
+
+
 def test_many_cells_are_sampled_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scatter, "MAX_POINTS", 700)
     page = make_page(tmp_path, build_contents())

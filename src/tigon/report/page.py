@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
 from tigon.wording import HEADLINE, tell_consensus, tell_settings
+
+log = logging.getLogger("tigon")
 
 
 def write_report(
@@ -66,10 +69,18 @@ def write_report(
 
     Notes
     -----
+    Warns where ``label_key`` is given and the run has no picture to colour.
     Two passes over the loadings and one over the picture. Pictures show at most
     100,000 cells, and say so.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if label_key is not None and "X_umap" not in run.obsm_names:
+        log.warning(
+            "the labels of %s are not shown: they colour the picture of the cells, and %s has "
+            "none; `tigon integrate` draws one unless --no-umap is given",
+            label_key,
+            run.path,
+        )
     with published(out, overwrite=overwrite) as aside:
         aside.write_text(render(run, label_key=label_key, seed=seed), encoding="utf-8")
     return Path(out)
