@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from tigon.scaling.alignment.aligning import align
 from tigon.scaling.alignment.config import AlignConfig
+from tigon.scaling.alignment.overcorrection import MERGED
 from tigon.scaling.embedding.config import EmbedConfig
-from tigon.scaling.embedding.embedding import embed
+from tigon.scaling.embedding.embedding import SAMPLED, embed
 from tigon.scaling.embedding.scores import scores
 from tigon.scaling.factors.dropping import factor_number
 from tigon.storage.progress import Progress, silent, whole_stage
@@ -49,6 +50,11 @@ class Arranged:
     clusters: NDArray[np.int32]
     landmarks: NDArray[np.int64]
     scores: dict[str, float]
+
+
+def lasting(notices: Sequence[str]) -> list[str]:
+    """Notices of a run that still hold when its cells are arranged anew."""
+    return [notice for notice in notices if not notice.startswith((MERGED, SAMPLED))]
 
 
 def arrange_cells(

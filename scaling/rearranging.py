@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tigon.scaling import recalling
-from tigon.scaling.arranging import Arranged, arrange_cells
+from tigon.scaling.arranging import Arranged, arrange_cells, lasting
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.factors.dropping import checked_factors, without_factors
@@ -84,6 +84,7 @@ def rearrange_run(
         )
     dropped = checked_factors(drop_factors, len(run.W))
     whole = IntegrateConfig(
+        align=recalling.align_config(run),
         embed=recalling.embed_config(run),
         n_threads=n_threads,
         memory_limit_bytes=memory_limit_bytes,
@@ -105,7 +106,7 @@ def rearrange_run(
             contents = replace(
                 _contents(run, dropped, arranged),
                 timings_s=journal.timings_s,
-                notices=(*run.notices, *journal.notices),
+                notices=(*lasting(run.notices), *journal.notices),
                 peak_memory_bytes=memory.peak_bytes,
                 memory_limit_bytes=memory_limit_bytes,
                 command=command,

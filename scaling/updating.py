@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling import recalling
 from tigon.scaling.alignment.config import AlignConfig
-from tigon.scaling.arranging import Arranged, arrange_cells
+from tigon.scaling.arranging import Arranged, arrange_cells, lasting
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.rows import tiles
 from tigon.scaling.engine import ThreadEngine
@@ -141,7 +141,7 @@ def update_run(
             finished = replace(
                 contents,
                 timings_s=journal.timings_s,
-                notices=(*run.notices, *journal.notices),
+                notices=(*lasting(run.notices), *journal.notices),
                 peak_memory_bytes=memory.peak_bytes,
                 memory_limit_bytes=config.memory_limit_bytes,
                 command=command,

@@ -193,6 +193,29 @@ def test_cells_that_load_on_nothing_else_are_unassigned(tmp_path: Path) -> None:
     assert lost.sum() == (~H[:, 1:].any(axis=1)).sum()
 
 
+@pytest.mark.parametrize("again", ["drop_factors", "update"])
+def test_notices_of_an_earlier_alignment_go_with_it(
+    data: anndata.AnnData, tmp_path: Path, again: str
+) -> None:
+    old = ["alignment may have merged a group that", "clusters and layout are of a sample of 2"]
+    contents = replace(build_contents(n_cells=200, n_components=3), notices=["a note", *old])
+    config = {
+        "inmf": {"n_components": 3},
+        "align": {},
+        "embed": {"umap": False},
+        "prepare": {"batch_key": None, "cell_filter": {}},
+    }
+    write_run(tmp_path / "run.zarr", replace(contents, config=config))
+    run = Run.open(tmp_path / "run.zarr")
+    out = tmp_path / "again.zarr"
+    if again == "update":
+        made = tigon.update(run, None, out, drop=[run.datasets[0]], report=False)
+    else:
+        made = tigon.drop_factors(run, [0], out, report=False)
+    assert made.notices[0] == "a note"
+    assert not set(made.notices) & set(old)
+
+
 def test_the_command_drops(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out.zarr"
     arguments = ("factors", run.path, "--drop-factors", "4,1", "--out", out, "--no-report")

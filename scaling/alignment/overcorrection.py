@@ -38,6 +38,9 @@ N_WITNESSES = 5000
 LEAST_CELLS = 20
 """Sampled cells of a group that is judged."""
 
+MERGED = "alignment may have merged"
+"""What the notice of a group begins with."""
+
 FRESH = 0.75
 """Least share of the cells near a group that are there by the alignment alone."""
 
@@ -75,7 +78,7 @@ class MergedGroup:
     def warning(self, dataset_name: str, factor: int) -> str:
         """What a user is told, with the name of the dataset and the number of the factor."""
         return (
-            f"alignment may have merged a group that only {dataset_name!r} has with other cells: "
+            f"{MERGED} a group that only {dataset_name!r} has with other cells: "
             f"{self.share:.0%} of its cells (strongest in factor {factor}) now lie among "
             f"cells of other datasets, {self.fresh:.0%} of which were nearer to other groups of "
             "it before; compare with --align none"

@@ -31,6 +31,9 @@ log = logging.getLogger("tigon")
 UNASSIGNED = -1
 """Cluster of a cell without loadings."""
 
+SAMPLED = "clusters and layout are of a sample"
+"""What the notice of landmarks begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Landmarks:
@@ -123,7 +126,8 @@ def _choose(
     if n <= 2 * config.n_landmarks:
         return np.flatnonzero(assigned)
     log.warning(
-        "clusters and layout are of a sample of %s of %s cells; the others are placed among them",
+        "%s of %s of %s cells; the others are placed among them",
+        SAMPLED,
         f"{config.n_landmarks:,}",
         f"{n:,}",
     )
