@@ -261,6 +261,16 @@ def test_a_dataset_without_cells_to_learn_from_is_no_failure(adata: anndata.AnnD
     assert np.isfinite(found["error"]).all()
 
 
+def test_a_fold_of_which_nothing_is_hidden_is_refused(adata: anndata.AnnData) -> None:
+    """Where one cell has nearly all genes to itself, folds without it hide a gene of zeros."""
+    bare = adata[:60].copy()
+    counts = bare.X.toarray()
+    counts[1:, 3:] = 0
+    bare.X = sparse.csr_matrix(counts)
+    with pytest.raises(InputError, match=r"in fold \d have no counts in the 1 genes hidden of"):
+        tigon.select(bare, k=[2], n_threads=1, hidden_share=0.01, **OPTIONS)
+
+
 def test_ranges_and_lists_are_read() -> None:
     assert whole_numbers("5:20:5", "--k") == [5, 10, 15, 20]
     assert whole_numbers("2:4", "--k") == [2, 3, 4]

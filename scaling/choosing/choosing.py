@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from tigon.scaling.alignment.aligning import align
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.budget import Plan, bytes_to_spare
-from tigon.scaling.choosing.config import ChooseConfig
+from tigon.scaling.choosing.config import MIXED_CELLS, ChooseConfig
 from tigon.scaling.choosing.folds import Fold, child, cut_folds, draw_sample
 from tigon.scaling.choosing.growing import grow
-from tigon.scaling.choosing.heldout import held_out_loadings, hidden_error
+from tigon.scaling.choosing.heldout import check_hidden, held_out_loadings, hidden_error
 from tigon.scaling.choosing.table import Comparison, Setting
 from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import N_MIXING, mixing
@@ -41,9 +41,6 @@ from tigon.storage.rows import ArrayRows
 
 if TYPE_CHECKING:
     from tigon.storage import Atlas
-
-MIXED_CELLS = 3000
-"""Held-out cells of a fold whose mixing is scored at most."""
 
 STAGE = "comparing (factors)"
 """How progress is told: a fit of k factors takes about k times as long as one of one."""
@@ -110,6 +107,8 @@ def compare(
         if pack.n_bytes <= bytes_to_spare(plan, config.memory_limit_bytes):
             pack.hold()
         folds = cut_folds(pack, sample.problem, config.n_folds, config.hidden_share, hidden)
+        for fold in folds:
+            check_hidden(fold)
         settings = _compared(folds, config, scratch, fits, engine, progress)
     return Comparison(settings, pack.n_cells, pack.n_genes, sample.datasets.names)
 

@@ -14,6 +14,9 @@ from tigon.storage.errors import InputError
 MINIBATCH_SIZE = 1000
 """Cells per step of the fits: they are compared, and so may be shorter than a fit to keep."""
 
+MIXED_CELLS = 3000
+"""Held-out cells of a fold whose mixing is scored at most."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChooseConfig:

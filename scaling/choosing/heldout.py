@@ -26,6 +26,7 @@ from tigon.scaling.inmf.consensus import Metagenes, products
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
+from tigon.storage.errors import InputError
 from tigon.storage.packs.reader import PackPart
 
 if TYPE_CHECKING:
@@ -68,7 +69,33 @@ def hidden_error(
         )
         error += of_dataset.squared_norm - explained
         squares += of_dataset.squared_norm
-    return error / squares if squares else float("nan")
+    assert squares > 0, "check_hidden has seen that there are counts"
+    return error / squares
+
+
+def check_hidden(fold: Fold) -> None:
+    """Refuse a fold of which nothing is hidden: there is no error to tell.
+
+    Raises
+    ------
+    InputError
+        None of the held-out cells has a count in one of the hidden genes.
+
+    Notes
+    -----
+    Reads until it finds one.
+    """
+    for cut in _cuts(fold.held_out):
+        block = fold.held_out.read(*cut)
+        of = np.repeat(block.datasets, np.diff(block.indptr))
+        scaled = fold.problem.scale[of, block.genes] * block.counts
+        if (scaled[fold.hidden[block.genes]] > 0).any():
+            return
+    raise InputError(
+        f"the {fold.held_out.n_cells} cells held out in fold {fold.number + 1} have no counts in "
+        f"the {int(fold.hidden.sum())} genes hidden of them: there is nothing to predict; set "
+        "--n-folds lower, or --n-cells, --n-genes or --hidden-share higher"
+    )
 
 
 def held_out_loadings(
