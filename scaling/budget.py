@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
@@ -237,10 +238,16 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     arranging = always + result + NEIGHBOURS_BYTES
     judged = min(atlas.n_cells, N_WITNESSES)
     landmarks = n_landmarks(atlas.n_cells, config.embed)
+    offsets = 0
+    if config.align.align == "centroid":
+        offsets = offsets_bytes(atlas.n_cells, n_datasets, k, window, config.n_threads)
     layout = (LAYOUT_BYTES + landmarks * LAID_OUT_BYTES) * config.embed.umap
     written = WRITTEN_BYTES + 2 * atlas.obs_columns.row_bytes
     return stages | {
-        "aligning": arranging + ALIGNED_BYTES * atlas.n_cells + judged * LANDMARK_BYTES,
+        # Groups are judged when offsets are no longer needed.
+        "aligning": arranging
+        + ALIGNED_BYTES * atlas.n_cells
+        + max(offsets, judged * LANDMARK_BYTES),
         "neighbours and clusters": arranging + landmarks * (LANDMARK_BYTES + 12 * k),
         "layout": arranging + layout,
         "writing": arranging

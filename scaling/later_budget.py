@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.budget import (
     BASE_BYTES,
     LANDMARK_BYTES,
@@ -67,8 +68,9 @@ def fitting_window(run: Run, atlas: Atlas | None, n_new: int, config: IntegrateC
     n_datasets = len(run.datasets) + n_new
     beside = _beside(run, n_datasets, 0 if atlas is None else atlas.n_cells)
     if atlas is None:
-        if limit is not None and beside + _alone(config) > limit:
-            raise _too_small(limit, beside + _alone(config))
+        needed = beside + _alone(run, config, most)
+        if limit is not None and needed > limit:
+            raise _too_small(limit, needed)
         return most
     if limit is None:
         return most
@@ -112,8 +114,13 @@ def _tables_of_new(atlas: Atlas) -> int:
     return BASE_BYTES - STREAMING_BYTES + (_CELL_BYTES + read) * atlas.n_cells
 
 
-def _alone(config: IntegrateConfig) -> int:
-    return BASE_BYTES + NEIGHBOURS_BYTES + LAYOUT_BYTES * config.embed.umap
+def _alone(run: Run, config: IntegrateConfig, window: int) -> int:
+    """Bytes of arranging the cells of a run by themselves."""
+    n_cells, k = run.loadings.shape
+    offsets = 0
+    if config.align.align == "centroid":
+        offsets = offsets_bytes(n_cells, len(run.datasets), k, window, config.n_threads)
+    return BASE_BYTES + NEIGHBOURS_BYTES + LAYOUT_BYTES * config.embed.umap + offsets
 
 
 def _too_small(limit: int, needed: int) -> MemoryLimitError:

@@ -155,6 +155,7 @@ def _window(run: Run, atlas: Atlas | None, config: UpdateConfig) -> int:
     whole = IntegrateConfig(
         prepare=replace(config.prepare, n_genes=run.genes),
         inmf=config.inmf,
+        align=recalling.align_config(run),
         embed=recalling.embed_config(run),
         n_threads=config.n_threads,
         memory_limit_bytes=config.memory_limit_bytes,

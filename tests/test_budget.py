@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,17 @@ import pytest
 from atlases import planted
 
 import tigon
+from tigon.scaling.alignment import centroids
+from tigon.scaling.alignment.config import AlignConfig
+from tigon.scaling.alignment.passes import Passes
 from tigon.scaling.budget import Plan, format_bytes, parse_bytes, plan_run
 from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.memory import MemoryWatch, tree_bytes
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.progress import silent
+from tigon.storage.rows import ArrayRows
 
 
 @pytest.mark.parametrize(
@@ -58,6 +65,27 @@ def test_the_window_shrinks_to_the_limit_and_then_the_run_is_refused() -> None:
     assert plan(smallest).window >= 1
     with pytest.raises(MemoryLimitError):
         plan(smallest - 2**20)
+
+
+def test_the_offsets_of_many_datasets_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many bytes as centroid alignment holds where it takes all of its rounds."""
+    monkeypatch.setattr(centroids, "TOLERANCE", -1.0)
+    d, k, n = 200, 16, 2000
+    H = np.random.default_rng(0).gamma(1, 1, (n, k)).astype(np.float32)
+    codes = (np.arange(n) % d).astype(np.int32)
+    with ThreadEngine(1) as engine:
+        passes = Passes(ArrayRows(H), codes, np.bincount(codes), engine, silent)
+        tracemalloc.start()
+        centroids.find_offsets(passes, np.ones(k))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak <= centroids.offsets_bytes(n, d, k, 2, 1) <= 1.5 * peak
+    atlas = tigon.open(planted(n=600, m=100).adata)
+    stages = [
+        plan_run(atlas, d, IntegrateConfig(align=AlignConfig(align=method))).stages["aligning"]
+        for method in ("none", "centroid")
+    ]
+    assert stages[0] < stages[1]
 
 
 def test_memory_is_watched() -> None:

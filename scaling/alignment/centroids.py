@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling.alignment.offsets import Sums, fit_offsets, step_size
 from tigon.scaling.alignment.passes import Passes, Tile
-from tigon.scaling.embedding.rows import read_scaled
+from tigon.scaling.embedding.rows import TILE_CELLS, read_scaled
 from tigon.scaling.embedding.space import to_space
 
 TOLERANCE = 0.005
@@ -43,6 +43,21 @@ TOLERANCE = 0.005
 
 MAX_ROUNDS = 10
 """Rounds at most; real data take four or five."""
+
+
+def offsets_bytes(n_cells: int, n_datasets: int, k: int, window: int, n_threads: int) -> int:
+    """Bytes that centroid alignment holds at most.
+
+    Offsets of every round and sums; besides, in turn, the sums of each tile in flight with eight
+    float64 arrays of the shape of the points that a thread is at, and six arrays of the shape
+    of the offsets while these are fitted. None for one dataset.
+    """
+    if n_datasets == 1:
+        return 0
+    offsets, in_tile = 8 * n_datasets * k * k, min(TILE_CELLS, n_cells)
+    summed = window * 8 * min(n_datasets, in_tile) * k * k
+    summing = min(window, n_threads) * 64 * k * in_tile
+    return (MAX_ROUNDS + 1) * offsets + max(6 * offsets, summed + summing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.budget import NEIGHBOURS_BYTES, Plan, plan_run
-from tigon.scaling.choosing.config import ChooseConfig
+from tigon.scaling.choosing.config import MIXED_CELLS, ChooseConfig
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.inmf.schedule import plan_schedule
@@ -76,6 +77,7 @@ def _besides(atlas: Atlas, n_datasets: int, config: ChooseConfig) -> dict[str, i
     k, m = config.k[-1], config.prepare.at_most_genes(atlas.n_genes)
     factors = 8 * config.n_folds * m * (sum(config.k) + 2 * k)
     cosines = 24 * (config.n_folds * k) ** 2
-    besides = state_bytes(n_datasets, m, k) + factors + cosines + NEIGHBOURS_BYTES
+    moved = offsets_bytes(MIXED_CELLS, n_datasets, k, 2 * config.n_threads, config.n_threads)
+    besides = state_bytes(n_datasets, m, k) + factors + cosines + NEIGHBOURS_BYTES + moved
     reading = dict.fromkeys(("reading cells", "ordering cells", "packing cells"), 0)
     return reading | dict.fromkeys(("the epochs", "solving loadings"), besides)
