@@ -321,7 +321,13 @@ class _Update:
             versions=versions(),
             history=_continued(self.run.history, history),
             scores=arranged.scores,
+            consensus=self._consensus(),
         )
+
+    def _consensus(self) -> dict[str, Any]:
+        """What starts of the first fit agreed on, marked as of a run before updates."""
+        found = {name: np.asarray(value) for name, value in self.run.consensus.items()}
+        return found | {"n_updates": self.number} if found else {}
 
     def _config(self, arrival: Arrival | None, known: Known) -> dict[str, Any]:
         config, prepare = self.run.config, self.config.prepare

@@ -12,6 +12,7 @@ import tigon
 from tigon.scaling.alignment.overcorrection import _judged
 from tigon.scaling.inmf.history import History
 from tigon.scaling.updating import _continued
+from tigon.wording import tell_consensus
 
 
 def test_a_history_of_fewer_columns_is_counted_on() -> None:
@@ -66,7 +67,7 @@ def test_a_lambda_of_a_dataset_that_is_merged_is_refused_before_counts_are_read(
         tigon.plan(adata, out=tmp_path / "r.zarr", lam_by_dataset={"few": 1.0}, **options)
 
 
-def test_a_run_without_some_factors_keeps_its_consensus(tmp_path: Path) -> None:
+def test_later_runs_keep_the_consensus_and_say_what_it_is_of(tmp_path: Path) -> None:
     adata = planted(n=150, m=40, k=3).adata
     options = {"n_components": 3, "n_epochs": 1, "umap": False, "report": False}
     run = tigon.integrate(
@@ -75,3 +76,10 @@ def test_a_run_without_some_factors_keeps_its_consensus(tmp_path: Path) -> None:
     without = tigon.drop_factors(run, [1], out=tmp_path / "b.zarr", report=False)
     assert run.consensus["stability"]
     assert without.consensus == run.consensus
+    once = tigon.update(run, None, tmp_path / "c.zarr", drop=["b0"], report=False)
+    twice = tigon.update(once, None, tmp_path / "d.zarr", refresh=adata, report=False)
+    assert twice.consensus == run.consensus | {"n_updates": 2}
+    assert tell_consensus(once.consensus) == (
+        tell_consensus(run.consensus) + "; before 1 update of the run"
+    )
+    assert tell_consensus(twice.consensus).endswith("; before 2 updates of the run")

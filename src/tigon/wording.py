@@ -74,8 +74,12 @@ def tell_consensus(consensus: Mapping[str, Any]) -> str:
         f"stability of the factors {sum(stability) / len(stability):.2f} "
         f"(least {least:.2f}, factor {stability.index(least)})"
     )
-    best = consensus["best_start"]
-    return text if best < 0 else f"{text}; start {best + 1} was better and taken instead"
+    best, n_updates = consensus["best_start"], consensus.get("n_updates", 0)
+    if best >= 0:
+        text += f"; start {best + 1} was better and taken instead"
+    if n_updates:
+        text += f"; before {n_updates} update{'s' if n_updates > 1 else ''} of the run"
+    return text
 
 
 def tell_seconds(seconds: float) -> str:

@@ -221,7 +221,8 @@ class Run:
 
         Lists by name: ``stability`` of each factor, the mean cosine of two starts' versions
         of it; ``n_outliers`` of each, the starts whose version was left out; ``objectives`` of the
-        starts; ``best_start``, the one that is the result, -1 where the consensus is.
+        starts; ``best_start``, the one that is the result, -1 where the consensus is. All of
+        these are of the first fit; where it was updated since, ``n_updates`` says how often.
         """
         if "uns/tigon/consensus" not in self.group:
             return {}
