@@ -13,7 +13,9 @@ from scipy import sparse
 
 import tigon
 from tigon.kernels import reference
+from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.continuing import _start
 from tigon.scaling.inmf.schedule import common_passes
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.storage.errors import InputError
@@ -238,6 +240,23 @@ def test_new_datasets_are_solved_over_their_shared_genes(
     W = model.W_[:, model.shared_].astype(float)
     exact = solve(W @ W.T, x @ W.T)
     assert np.abs(H - exact).max() <= 2e-3 * exact.max()
+
+
+def test_a_later_dataset_starts_from_zero_at_genes_that_are_not_shared(
+    model: tigon.UINMF,
+) -> None:
+    known, shared = model._known().without(["b2"]), model.shared_
+    names = ("b0", "b1", "b2")
+    measured, scale = (
+        np.stack([of[name] for name in names]) for of in (model.measured_, model.scale_)
+    )
+    problem = Problem(np.array([0, 0, 200]), measured, scale, 5.0, shared)
+    seed, genes = np.random.SeedSequence(0), np.arange(len(shared))
+    with ThreadEngine(1) as engine:
+        V = _start(names, known, problem, genes, seed, engine).V
+    assert not V[2][:, ~shared].any()
+    assert (V[2][:, shared] > 0).all()
+    assert (V[0][:, ~shared] > 0).any()  # what is known stays
 
 
 def test_later_cells_refine_a_fit_with_unshared_genes(case: PlantedParts) -> None:

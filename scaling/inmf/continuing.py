@@ -193,12 +193,14 @@ def _start(
     rng = np.random.default_rng(seed)
     k, m = known.W.shape
     V = np.empty((len(names), k, m), np.float32)
-    # New ones start as in a fit once metagenes have size 1.
+    # New ones start as in a fit once metagenes have size 1, and at genes that are not shared
+    # from zero: there V_i follows from the loadings.
     start = np.float32(0.1) * factor_sizes(known.W)[:, None]
     for i, name in enumerate(names):
-        old = name in known.V
-        V[i] = known.V[name][:, genes] if old else rng.random((k, m), np.float32) * start
-    V *= problem.measured[:, None, :]
+        if name in known.V:
+            V[i] = known.V[name][:, genes] * problem.measured[i]
+        else:
+            V[i] = rng.random((k, m), np.float32) * start * problem.informing[i]
     state = empty_state(problem, np.ascontiguousarray(known.W[:, genes]), V)
     for i, name in enumerate(known.names):
         state.A[i] = known.A[name]
