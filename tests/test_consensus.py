@@ -149,6 +149,25 @@ def test_the_best_start_is_taken_where_the_medians_end_above_it(
     assert model.stability_.shape == (6,)
 
 
+@pytest.mark.parametrize(("polish", "most"), [(0, 30), (2, 2), ("auto", 500)])
+def test_medians_have_as_many_iterations_as_starts(
+    adata: anndata.AnnData, monkeypatch: pytest.MonkeyPatch, polish: Any, most: int
+) -> None:
+    from tigon.scaling.inmf import fitting
+
+    asked: dict[str, int] = {}
+
+    def noted(pack: Any, folder: Path, problem: Any, state: Any, most: int, *rest: Any) -> Any:
+        asked[folder.name] = most
+        return descend(pack, folder, problem, state, 1, *rest)
+
+    descend = fitting.descend
+    monkeypatch.setattr(fitting, "descend", noted)
+    options = OPTIONS | {"n_epochs": 1, "polish": polish}
+    tigon.OnlineINMF(**options, n_starts=2, n_threads=1).fit(adata, batch_key="batch")
+    assert asked == {"consensus": most} | ({"batch": most} if polish else {})
+
+
 def test_the_first_start_is_the_fit_of_one(
     adata: anndata.AnnData, several: tigon.OnlineINMF
 ) -> None:

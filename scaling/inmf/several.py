@@ -41,10 +41,11 @@ from tigon.storage.progress import Progress
 log = logging.getLogger("tigon")
 
 MAX_REFINING = 30
-"""Batch iterations of the medians at most; ``tol_batch`` ends them before, as a rule."""
+"""Batch iterations of the medians at most, where the starts have none: what follows lowers F
+by little. Where they have some, the medians have as many, or the starts would be ahead."""
 
-FEWEST_REFINING = 4
-"""Passes after the starts at the least: two iterations, F of the medians, and the loadings."""
+FEWEST_REFINING = 3
+"""Passes after the starts at the least: an iteration, F of the medians, and the loadings."""
 
 _BLOCKS_AHEAD = 4
 """Blocks that starts which take turns may be apart: two are read ahead."""
@@ -76,8 +77,9 @@ def agree(
     Notes
     -----
     The passes of a fit for every start that does not share them, one pass for the F of each
-    start and of the medians, and one for each of at most 30 iterations. Holds the
-    metagenes of all starts, and what :func:`several_bytes` says.
+    start and of the medians, and one for each iteration: at most as many as the options give
+    a start, ``MAX_REFINING`` where these are none. Holds the metagenes of all starts, and
+    what :func:`several_bytes` says.
     """
     kept = load_outcome(scratch) if fitting.resumable else None
     if kept is not None:
@@ -204,7 +206,11 @@ def _chosen(
     sizes = factor_sizes(found.W)[:, None]
     state = empty_state(problem, found.W / sizes, found.V / sizes)
     state, history = fitting.iterate(
-        state, MAX_REFINING, scratch / "consensus", History(), progress
+        state,
+        fitting.config.max_iterations or MAX_REFINING,
+        scratch / "consensus",
+        History(),
+        progress,
     )
     refined = Metagenes(state.W, state.V)
     objective = _objective(fitting, refined, "the consensus", progress)
