@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tigon.scaling.recording import versions
 
 if TYPE_CHECKING:
-    from tigon.scaling.config import IntegrateConfig
     from tigon.storage import Atlas
 
 
@@ -58,15 +57,15 @@ _NOT_OF_THE_RESULT = ("n_threads", "memory_limit_bytes", "opening.sources")
 _NOT_SOFTWARE = ("processor",)
 
 
-def identity_of(atlas: Atlas, config: IntegrateConfig) -> Identity:
-    """Identity of the job that integrates an atlas.
+def identity_of(atlas: Atlas, config: Mapping[str, Any]) -> Identity:
+    """Identity of a job on an atlas, given its options, which may be nested.
 
     Notes
     -----
     The type of processor is not part of it, although last bits may depend on it: a job
     that is moved to another machine goes on.
     """
-    options = {n: v for n, v in _flat(config.as_dict()).items() if n not in _NOT_OF_THE_RESULT}
+    options = {n: v for n, v in _flat(config).items() if n not in _NOT_OF_THE_RESULT}
     software = {n: v for n, v in versions().items() if n not in _NOT_SOFTWARE}
     return Identity(options=options, atlas=atlas.digest, versions=software)
 

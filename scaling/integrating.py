@@ -116,7 +116,7 @@ def integrate_atlas(
     packs = None if cache is None else PackCache(cache)
     plan = plan_integration(atlas, config, cluster)
     journal = Journal()
-    place, identity = job_place(out, scratch), identity_of(atlas, config)
+    place, identity = job_place(out, scratch), identity_of(atlas, config.as_dict())
     job = Job.open(place, out, identity, resume=resume, restart=restart)
     with (
         job.working(out, "for the pack and the loadings"),

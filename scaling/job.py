@@ -46,6 +46,7 @@ _STEPS = {
     "checkpoint.npz": "some training",
     "batch/checkpoint.npz": "some training",
     "solution.npz": "all loadings",
+    "fit-*.npz": "some fits",
 }
 """What is kept, in the order in which it is made."""
 _OF_STARTS = (
@@ -280,7 +281,7 @@ def _begun(place: Path, identity: Identity) -> dict[str, Any]:
 
 def _kept(folder: Path) -> str:
     """The last step whose outcome is there, in words."""
-    there = [told for name, told in _STEPS.items() if (folder / name).exists()]
+    there = [told for name, told in _STEPS.items() if any(folder.glob(name))]
     return there[-1] if there else ""
 
 

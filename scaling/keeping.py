@@ -24,6 +24,7 @@ from tigon.storage.packs.cache import PackCache
 from tigon.storage.packs.naming import pack_name
 from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
+from tigon.storage.publish import remove
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -102,6 +103,20 @@ def obtain_pack(
             log.warning("another process is writing %s in %s: waiting for it", name, cache.folder)
             waiting = True
         time.sleep(WAIT_S)
+
+
+def kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:
+    """The pack that an interrupted job finished, checked; None where there is none."""
+    if not folder.exists():
+        return None
+    try:
+        pack = Pack(folder)
+        check_pack(pack, engine, progress)
+        return pack
+    except InputError as error:
+        log.info("the pack is written anew: %s", error)
+        remove(folder)
+        return None
 
 
 def _digest(atlas: Atlas) -> str | None:

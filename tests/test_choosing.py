@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from scipy.optimize import nnls as scipy_nnls
 
 import tigon
 from tigon.command.values import numbers, whole_numbers
-from tigon.scaling.choosing.choosing import agreement
+from tigon.scaling import job as jobs
+from tigon.scaling.choosing import paths
+from tigon.scaling.choosing.choosing import STAGE, agreement
 from tigon.scaling.choosing.folds import Fold, child, cut_folds, draw_sample
 from tigon.scaling.choosing.growing import grow
 from tigon.scaling.choosing.heldout import hidden_error
@@ -31,6 +34,7 @@ from tigon.scaling.inmf.consensus import Metagenes
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.state import init_state
 from tigon.scaling.inmf.training import train
+from tigon.scaling.job import job_place
 from tigon.scaling.packing import build_pack
 from tigon.scaling.preparing import PrepareConfig, Prepared, prepare
 from tigon.storage.borrowing import borrowed_atlas
@@ -251,6 +255,66 @@ def test_the_table_does_not_depend_on_threads_and_can_be_read_back(
         with pytest.raises(OutputExistsError, match=f"{left.name}.* exists.*overwrite"):
             tigon.select(adata, k=3, out=page, **OPTIONS)
         page.unlink(missing_ok=True)
+
+
+class Stopped(Exception):
+    """What ends a job before its time."""
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of factors that are fitted from now on."""
+    numbers: list[int] = []
+
+    def noted(*arguments: Any) -> Any:
+        numbers.append(len(arguments[3].W))
+        return train(*arguments)
+
+    monkeypatch.setattr(paths, "train", noted)
+    return numbers
+
+
+def test_an_interrupted_choice_goes_on_to_the_same_table(
+    adata: anndata.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped twice, in the fits of either lambda, and continued by the command."""
+    source = write_h5ad(adata, tmp_path / "a.h5ad")
+    words = ("select", source, "--batch-key", "batch", "--n-genes", "all", "--n-epochs", "2")
+    words = (*words, "--n-cells", "200", "--n-folds", "2", "--k", "2:4", "--n-threads", "1")
+    options: dict[str, Any] = dict(OPTIONS, n_epochs=2, n_cells=200, n_folds=2)
+    options |= dict(k=[2, 3, 4], lam=[1.0, 5.0])
+    whole = tigon.select(source, n_threads=2, **options)
+    page, numbers = tmp_path / "k.html", trained(monkeypatch)
+    place = job_place(page, tmp_path)
+
+    def after(n_fits: int) -> Callable[..., None]:
+        def progress(stage: str, done: int, total: int, **figures: float) -> None:
+            if stage == STAGE and len(numbers) == n_fits:
+                raise Stopped
+
+        return progress
+
+    for n_fits in (2, 8):
+        with pytest.raises(Stopped):
+            tigon.select(
+                source, out=page, resume=True, n_threads=2, progress=after(n_fits), **options
+            )
+    assert numbers == [2, 3, 4, 2, 3, 4, 2, 3]
+    work = next(place.glob("work-*"))
+    assert jobs._kept(work) == "some fits"
+    # Paths whose state is lost, or scores of which are damaged, are walked again.
+    (work / "state-1-0.npz").unlink()
+    (work / "fit-0-0-3.npz").write_bytes(b"damaged")
+    command = (*words, "--out", page, "--resume", "--lam")
+    assert "is another one: lam was [1.0, 5.0] and is [1.0, 6" in refused(tmp_path, *command, "1,6")
+    works(*command, "1,5")
+    assert numbers[8:] == [2, 3, 4] * 3
+    assert (tmp_path / "k.csv").read_text() == whole.to_csv(index=False)
+    assert not place.exists()
+
+
+def test_an_interrupted_choice_without_a_page_is_nobodys(adata: anndata.AnnData) -> None:
+    with pytest.raises(InputError, match="found by its page, and there is none: give out"):
+        tigon.select(adata, k=3, resume=True, **OPTIONS)
 
 
 def test_a_dataset_without_cells_to_learn_from_is_no_failure(adata: anndata.AnnData) -> None:

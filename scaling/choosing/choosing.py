@@ -1,16 +1,14 @@
 """Compare numbers of factors and values of lambda on one pack.
 
 For every lambda and fold one warm path: the fit of the least k, and each larger one begun
-from the one before (:mod:`tigon.scaling.choosing.growing`). Folds have seeds and cells of
+from the one before (:mod:`tigon.scaling.choosing.paths`). Folds have seeds and cells of
 their own, so that what their fits agree on is stability. The same seeds serve all lambdas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,20 +18,20 @@ from tigon.scaling.alignment.aligning import align
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.budget import Plan, bytes_to_spare
 from tigon.scaling.choosing.config import MIXED_CELLS, ChooseConfig
-from tigon.scaling.choosing.folds import Fold, child, cut_folds, draw_sample
-from tigon.scaling.choosing.growing import grow
+from tigon.scaling.choosing.folds import Fold, cut_folds, draw_sample
 from tigon.scaling.choosing.heldout import check_hidden, held_out_loadings, hidden_error
+from tigon.scaling.choosing.paths import Scored, WarmPath
 from tigon.scaling.choosing.table import Comparison, Setting
 from tigon.scaling.embedding.neighbors import neighbors
 from tigon.scaling.embedding.scores import N_MIXING, mixing
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.consensus import Metagenes, cluster, mean_metagenes, unit_rows
-from tigon.scaling.inmf.schedule import plan_schedule
-from tigon.scaling.inmf.state import Problem, State
-from tigon.scaling.inmf.training import train
-from tigon.scaling.keeping import obtain_pack
+from tigon.scaling.inmf.state import Problem
+from tigon.scaling.job import Job
+from tigon.scaling.keeping import kept_pack, obtain_pack
+from tigon.scaling.kept import prepared_arrays, prepared_of
 from tigon.scaling.memory import give_back
-from tigon.scaling.preparing import prepare
+from tigon.scaling.preparing import Prepared, prepare
 from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent
@@ -50,7 +48,7 @@ def compare(
     atlas: Atlas,
     config: ChooseConfig,
     plan: Plan,
-    scratch: Path,
+    job: Job,
     engine: ThreadEngine,
     progress: Progress = silent,
     cache: PackCache | None = None,
@@ -63,12 +61,12 @@ def compare(
         The counts and the options.
     plan
         What it costs.
-    scratch
-        An existing folder for the pack and the loadings.
+    job
+        In whose folder the pack and the loadings lie, and what is done is kept.
     engine, progress
         Where it runs and who is told.
     cache
-        Where the pack is kept and looked for; None to write it below ``scratch``.
+        Where the pack is kept and looked for; None to write it in that of the job.
 
     Returns
     -------
@@ -86,16 +84,16 @@ def compare(
     8 m bytes for each, besides what a fit does.
     """
     order, hidden, fits = np.random.SeedSequence(config.seed).spawn(3)
-    prepared = prepare(atlas, config.prepare, config.k[-1], engine, progress)
+    prepared = _prepared(atlas, config, job, engine, progress)
     sample = draw_sample(prepared, config.n_cells, order)
     config.check_cells(int(sample.datasets.sizes.sum()))
     _check_visible(config, len(prepared.genes))
-    pack = obtain_pack(
+    pack = kept_pack(job.folder / "pack", engine, progress) or obtain_pack(
         atlas,
         sample.datasets,
         prepared.statistics,
         prepared.genes,
-        scratch / "pack",
+        job.folder / "pack",
         cache,
         engine,
         order,
@@ -109,8 +107,19 @@ def compare(
         folds = cut_folds(pack, sample.problem, config.n_folds, config.hidden_share, hidden)
         for fold in folds:
             check_hidden(fold)
-        settings = _compared(folds, config, scratch, fits, engine, progress)
+        settings = _compared(folds, config, job, fits, engine, progress)
     return Comparison(settings, pack.n_cells, pack.n_genes, sample.datasets.names)
+
+
+def _prepared(
+    atlas: Atlas, config: ChooseConfig, job: Job, engine: ThreadEngine, progress: Progress
+) -> Prepared:
+    kept = job.load("prepared.npz")
+    if kept is not None:
+        return prepared_of(kept)
+    found = prepare(atlas, config.prepare, config.k[-1], engine, progress)
+    job.save("prepared.npz", **prepared_arrays(found))
+    return found
 
 
 def _check_visible(config: ChooseConfig, n_genes: int) -> None:
@@ -125,7 +134,7 @@ def _check_visible(config: ChooseConfig, n_genes: int) -> None:
 def _compared(
     folds: list[Fold],
     config: ChooseConfig,
-    scratch: Path,
+    job: Job,
     seed: np.random.SeedSequence,
     engine: ThreadEngine,
     progress: Progress,
@@ -133,20 +142,19 @@ def _compared(
     settings = []
     done, total = 0, sum(config.k) * len(config.lam) * len(folds)
     progress(STAGE, 0, total)
-    for lam in config.lam:
+    for number, lam in enumerate(config.lam):
         errors = np.zeros((len(config.k), len(folds)))
         mixed, factors = np.zeros_like(errors), []
         for fold in folds:
             problem = fold.with_lam(lam)
+            path = WarmPath(fold, problem, config, seed, job, f"{number}-{fold.number}")
+            score = partial(_scored, fold, problem, config, engine)
             of_fold = []
-            for i, found in enumerate(_path(fold, problem, config, scratch, seed, engine)):
-                errors[i, fold.number] = hidden_error(
-                    fold, problem, found, config.inmf.tol_final, engine
-                )
-                mixed[i, fold.number] = _mixing(fold, problem, found, config, engine)
-                of_fold.append(unit_rows(mean_metagenes(problem, found))[0])
+            for i, found in enumerate(path.scored(score, engine)):
+                errors[i, fold.number], mixed[i, fold.number] = found.error, found.mixing
+                of_fold.append(found.factors)
                 done += config.k[i]
-                progress(STAGE, done, total, k=config.k[i], lam=lam, error=errors[i, fold.number])
+                progress(STAGE, done, total, k=config.k[i], lam=lam, error=found.error)
             factors.append(of_fold)
         for i, k in enumerate(config.k):
             agreed = agreement(np.array([of_fold[i] for of_fold in factors]))
@@ -154,25 +162,12 @@ def _compared(
     return settings
 
 
-def _path(
-    fold: Fold,
-    problem: Problem,
-    config: ChooseConfig,
-    scratch: Path,
-    seed: np.random.SeedSequence,
-    engine: ThreadEngine,
-) -> Iterator[Metagenes]:
-    """The fits of one fold and lambda, from few factors to many."""
-    folder = scratch / "fit"
-    folder.mkdir(exist_ok=True)
-    schedule = plan_schedule(config.inmf, fold.training.n_cells)
-    state: State | None = None
-    for k in config.k:
-        begun = grow(state, problem, k, child(seed, 0, fold.number, k))
-        epochs = child(seed, 1, fold.number, k)
-        options = replace(config.inmf, n_components=k)
-        state = train(fold.training, folder, problem, begun, schedule, options, engine, epochs)[0]
-        yield Metagenes(state.W, state.V)
+def _scored(
+    fold: Fold, problem: Problem, config: ChooseConfig, engine: ThreadEngine, found: Metagenes
+) -> Scored:
+    error = hidden_error(fold, problem, found, config.inmf.tol_final, engine)
+    mixed = _mixing(fold, problem, found, config, engine)
+    return Scored(error, mixed, unit_rows(mean_metagenes(problem, found))[0])
 
 
 def agreement(factors: NDArray[np.float64]) -> NDArray[np.float64]:

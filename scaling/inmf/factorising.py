@@ -20,12 +20,9 @@ from tigon.scaling.inmf.several import agree
 from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
 from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import finish
-from tigon.scaling.keeping import check_pack, obtain_pack
+from tigon.scaling.keeping import kept_pack, obtain_pack
 from tigon.scaling.memory import give_back
-from tigon.storage.errors import InputError
-from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress, silent
-from tigon.storage.publish import remove
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -116,7 +113,7 @@ def factorise(
             config.minibatch_size,
             n_cells,
         )
-    pack = _kept_pack(scratch / "pack", engine, progress) or obtain_pack(
+    pack = kept_pack(scratch / "pack", engine, progress) or obtain_pack(
         atlas,
         prepared.datasets,
         prepared.statistics,
@@ -170,17 +167,3 @@ def _start(fitting: Fitting, seed: np.random.SeedSequence) -> State:
     if fitting.config.init == "nndsvd":
         return nndsvd_state(fitting.pack, fitting.problem, k, seed)
     return init_state(fitting.problem, k, seed)
-
-
-def _kept_pack(folder: Path, engine: ThreadEngine, progress: Progress) -> Pack | None:
-    """The pack that an interrupted job finished, checked; None where there is none."""
-    if not folder.exists():
-        return None
-    try:
-        pack = Pack(folder)
-        check_pack(pack, engine, progress)
-        return pack
-    except InputError as error:
-        log.info("the pack is written anew: %s", error)
-        remove(folder)
-        return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,11 @@ from tigon.scaling.choosing.choosing import compare
 from tigon.scaling.choosing.config import MINIBATCH_SIZE, ChooseConfig
 from tigon.scaling.choosing.planning import ChoosePlan, plan_choice
 from tigon.scaling.choosing.table import Choice, Comparison, as_table, choose
+from tigon.scaling.config import OpenConfig
 from tigon.scaling.engine import ThreadEngine, available_threads
+from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.job import Job, job_place
 from tigon.scaling.memory import use_one_heap
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.borrowing import borrowed_atlas
@@ -26,11 +29,12 @@ from tigon.storage.errors import InputError, OutputExistsError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress
 from tigon.storage.publish import check_output, published
-from tigon.storage.scratch import Scratch, writing_scratch
+from tigon.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tigon.storage.atlas import Atlas
     from tigon.storage.opening import Counts
 
 _OPEN = ("layer", "raw", "join", "gene_id_column", "allow_non_integer")
@@ -53,6 +57,8 @@ def select(
     lam: Sequence[float] = (5.0,),
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    restart: bool = False,
     command: str = "",
     progress: Progress | bool | None = None,
     **options: Any,
@@ -73,6 +79,11 @@ def select(
         A page with the curves to write, ``*.html``; the table is ``*.csv`` beside it.
     overwrite
         Replace these where they are there.
+    resume
+        Go on with the interrupted choice of ``out``, to the same table: fits that were done
+        are not made again. Where there is none, begin; what is interrupted is then kept.
+    restart
+        Discard an interrupted choice of ``out``.
     command
         What to record as the call that made them.
     progress
@@ -95,7 +106,9 @@ def select(
     Raises
     ------
     TigonError
-        The input, an option or the output cannot be used, or the machine failed.
+        The input, an option or the output cannot be used, or the machine failed. Nothing is
+        left behind, but where a minute's work or more was done for a page, that is: a hidden
+        folder beside it, which ``resume`` goes on from.
 
     Notes
     -----
@@ -113,6 +126,8 @@ def select(
         lam=lam,
         out=out,
         overwrite=overwrite,
+        resume=resume,
+        restart=restart,
         command=command,
         progress=progress,
         **options,
@@ -135,6 +150,8 @@ def selection(
     lam: Sequence[float],
     out: str | os.PathLike[str] | None,
     overwrite: bool,
+    resume: bool,
+    restart: bool,
     command: str,
     progress: Progress | bool | None,
     **options: Any,
@@ -144,24 +161,46 @@ def selection(
     page = None if out is None else Path(out)
     if page is not None:
         check_pages(page, overwrite=overwrite)
+    elif resume or restart:
+        raise InputError("an interrupted choice is found by its page, and there is none: give out")
     use_one_heap()
     config = given.config
-    with told_to(progress=progress) as tell:
+    with (
+        told_to(progress=progress) as tell,
+        borrowed_atlas(source, scratch=given.scratch, **given.opening) as atlas,
+    ):
+        plan = plan_choice(atlas, config)
         with (
-            borrowed_atlas(source, scratch=given.scratch, **given.opening) as atlas,
-            closing(Scratch(given.scratch)) as aside,
-            writing_scratch(aside, "for the pack and the loadings"),
+            _job(atlas, given, page, resume=resume, restart=restart) as job,
+            ThreadEngine(config.n_threads, window=plan.run.window) as engine,
         ):
-            plan = plan_choice(atlas, config)
-            with ThreadEngine(config.n_threads, window=plan.run.window) as engine:
-                compared = compare(atlas, config, plan.run, aside.folder, engine, tell, given.cache)
-        choice = choose(compared.settings, config.min_stability)
-        table = as_table(choice)
-        table.attrs = {"k": choice.k, "lam": choice.lam, "reason": choice.reason}
-        found = Selection(choice, compared, table)
-        if page is not None:
-            _write(found, config, page, command, overwrite=overwrite)
+            compared = compare(atlas, config, plan.run, job, engine, tell, given.cache)
+            choice = choose(compared.settings, config.min_stability)
+            table = as_table(choice)
+            table.attrs = {"k": choice.k, "lam": choice.lam, "reason": choice.reason}
+            found = Selection(choice, compared, table)
+            if page is not None:
+                _write(found, config, page, command, overwrite=overwrite)
     return found
+
+
+@contextmanager
+def _job(
+    atlas: Atlas, given: _Given, page: Path | None, *, resume: bool, restart: bool
+) -> Iterator[Job]:
+    """The job that makes a page; without one nothing is kept, nobody could go on with it."""
+    opening = asdict(OpenConfig(**given.opening))
+    identity = identity_of(atlas, {**asdict(given.config), "opening": opening})
+    with ExitStack() as aside:
+        if page is None:
+            scratch = aside.enter_context(closing(Scratch(given.scratch)))
+            place, page = scratch.folder / "job", scratch.folder
+            identity = replace(identity, atlas=None)
+        else:
+            place = job_place(page, given.scratch or page.absolute().parent)
+        job = Job.open(place, page, identity, resume=resume, restart=restart)
+        with job.working(page, "for the pack and the loadings"):
+            yield job
 
 
 def plan_selection(

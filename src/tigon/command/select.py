@@ -32,6 +32,8 @@ from tigon.command.options import (
     Overwrite,
     Quiet,
     Raw,
+    Restart,
+    Resume,
     SmallDatasets,
     Sources,
     Threads,
@@ -139,6 +141,8 @@ def select(
         ),
     ],
     overwrite: Overwrite = False,
+    resume: Resume = False,
+    restart: Restart = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -200,6 +204,7 @@ def select(
             facts = _describe_plan(plan_selection(source, **options), memory_limit)
             shown.answer(facts, _tell_plan(facts))
             return
+        options.update(resume=resume, restart=restart)
         from tigon.kernels.compiling import compilations
 
         command = shlex.join(["tigon", "select", *context.meta[_ARGUMENTS]])
