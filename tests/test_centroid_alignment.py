@@ -60,7 +60,9 @@ def planted(
     return H.astype(np.float32), codes, types
 
 
-def run_of(H: Loadings, codes: Codes, method: str = "centroid") -> tuple[Loadings, AlignmentResult]:
+def run_of(
+    H: Loadings, codes: Codes, method: str = "centroid", n_threads: int = 1
+) -> tuple[Loadings, AlignmentResult]:
     points = np.full_like(H, np.nan)
 
     def write(start: int, rows: Loadings) -> None:
@@ -68,7 +70,7 @@ def run_of(H: Loadings, codes: Codes, method: str = "centroid") -> tuple[Loading
 
     config = AlignConfig(align=method)  # type: ignore[arg-type]
     n_datasets = int(codes.max()) + 1
-    with ThreadEngine(1) as engine:
+    with ThreadEngine(n_threads) as engine:
         result = align(ArrayRows(H), codes, n_datasets, config, 0, engine, write)
     return points, result
 
@@ -183,6 +185,16 @@ def test_many_datasets_and_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         moved = np.maximum(points - less, 0)
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(found.move(points.astype(np.float32), codes), moved, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["centroid", "quantile"])
+def test_threads_do_not_matter(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module.tiles, "__defaults__", (64,))
+    H, codes, _ = planted(PROFILES["two shared factors"])
+    one, two = (run_of(H, codes, method, n_threads) for n_threads in (1, 2))
+    assert one[0].tobytes() == two[0].tobytes()
+    assert one[1].joint_clusters.tobytes() == two[1].joint_clusters.tobytes()
+    assert one[1].merged == two[1].merged
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""UINMF as a job: the command line, what a run keeps, later cells, resuming and workers."""
+"""UINMF as a job: the command line, what a run keeps, later cells and resuming."""
 
 from __future__ import annotations
 
@@ -99,25 +99,6 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(
     with pytest.raises(Stopped):
         tigon.integrate(atlas, out=out, resume=True, progress=progress, **OPTIONS)
     assert_same(tigon.integrate(atlas, out=out, resume=True, **OPTIONS), whole)
-
-
-def test_workers_give_the_bytes_of_a_thread(atlas: Path, tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
-    names = tigon.UINMF().get_params().keys() & OPTIONS.keys()
-    models = [tigon.UINMF(**{name: OPTIONS[name] for name in names}) for _ in range(2)]
-    with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=2**31
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        far = models[0].fit(atlas, batch_key="batch", client=client, scratch=tmp_path)
-    here = models[1].fit(atlas, batch_key="batch")
-    assert far.W_.tobytes() == here.W_.tobytes()
-    assert far.objective_ == here.objective_
-    for name in here.V_:
-        assert far.V_[name].tobytes() == here.V_[name].tobytes()
-        assert far.B_[name].tobytes() == here.B_[name].tobytes()
 
 
 def test_cells_that_come_later(case: PlantedParts, atlas: Path, tmp_path: Path) -> None:
