@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+from builders import write_h5ad
 from command_line import refused, works
 from run_builder import build_contents
 from technical import handled_cells
@@ -35,6 +37,18 @@ OPTIONS: dict[str, Any] = dict(
     n_threads=2,
     umap=False,
 )
+
+
+class Stopped(Exception):
+    """What ends a job before its time."""
+
+
+def stop_in(stage: str) -> Callable[..., None]:
+    def progress(told: str, *counts: int, **figures: float) -> None:
+        if told == stage:
+            raise Stopped
+
+    return progress
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +134,12 @@ def test_all_else_is_carried_over(run: Run, without: Run, dropped: list[int]) ->
 def test_it_is_the_run_of_an_integration_that_drops_them(
     without: Run, dropped: list[int], data: anndata.AnnData, tmp_path: Path
 ) -> None:
-    told = tigon.integrate(
-        data, out=tmp_path / "told.zarr", report=False, drop_factors=dropped, **OPTIONS
-    )
+    """Also of one that was interrupted."""
+    source, out = write_h5ad(data, tmp_path / "a.h5ad"), tmp_path / "told.zarr"
+    options = OPTIONS | {"drop_factors": dropped, "report": False, "resume": True, "n_threads": 1}
+    with pytest.raises(Stopped):
+        tigon.integrate(source, out=out, progress=stop_in("finding offsets, round 2"), **options)
+    told = tigon.integrate(source, out=out, **options)
     check_same(told, without)
     assert told.config["drop_factors"] == dropped
 
@@ -130,7 +147,11 @@ def test_it_is_the_run_of_an_integration_that_drops_them(
 def test_threads_do_not_matter_and_what_was_dropped_can_be_taken_back(
     run: Run, without: Run, dropped: list[int], tmp_path: Path
 ) -> None:
-    one = tigon.drop_factors(run, dropped, tmp_path / "one.zarr", n_threads=1, report=False)
+    again: dict[str, Any] = dict(out=tmp_path / "one.zarr", n_threads=1, report=False)
+    with pytest.raises(Stopped):
+        tigon.drop_factors(run, dropped, **again, progress=stop_in("aligning"))
+    assert list(tmp_path.iterdir()) == []
+    one = tigon.drop_factors(run, dropped, **again)
     check_same(one, without)
     back = tigon.drop_factors(without, (), tmp_path / "back.zarr", n_threads=2, report=False)
     check_same(back, run)
@@ -185,35 +206,16 @@ def test_cells_that_load_on_nothing_else_are_unassigned(tmp_path: Path) -> None:
     H[:40, 1:] = 0
     obsm = {**contents.obsm, "X_inmf": H}
     config = {"inmf": {"n_components": 3}, "align": {}, "embed": {"umap": False}, "label_key": None}
-    write_run(tmp_path / "run.zarr", replace(contents, obsm=obsm, config=config))
+    old = ["alignment may have merged a group that", "clusters and layout are of a sample of 2"]
+    noted = replace(contents, obsm=obsm, config=config, notices=["a note", *old])
+    write_run(tmp_path / "run.zarr", noted)
     made = tigon.drop_factors(tmp_path / "run.zarr", [0], tmp_path / "out.zarr", report=False)
     lost = (made.obs["tigon_cluster"] == "unassigned").to_numpy()
     assert lost[:40].all()
     assert not np.asarray(made.obsm("X_inmf_aligned"))[:40].any()
     assert lost.sum() == (~H[:, 1:].any(axis=1)).sum()
-
-
-@pytest.mark.parametrize("again", ["drop_factors", "update"])
-def test_notices_of_an_earlier_alignment_go_with_it(
-    data: anndata.AnnData, tmp_path: Path, again: str
-) -> None:
-    old = ["alignment may have merged a group that", "clusters and layout are of a sample of 2"]
-    contents = replace(build_contents(n_cells=200, n_components=3), notices=["a note", *old])
-    config = {
-        "inmf": {"n_components": 3},
-        "align": {},
-        "embed": {"umap": False},
-        "prepare": {"batch_key": None, "cell_filter": {}},
-    }
-    write_run(tmp_path / "run.zarr", replace(contents, config=config))
-    run = Run.open(tmp_path / "run.zarr")
-    out = tmp_path / "again.zarr"
-    if again == "update":
-        made = tigon.update(run, None, out, drop=[run.datasets[0]], report=False)
-    else:
-        made = tigon.drop_factors(run, [0], out, report=False)
-    assert made.notices[0] == "a note"
-    assert not set(made.notices) & set(old)
+    # What was said of the alignment before does not hold of this one.
+    assert made.notices == ["a note"]
 
 
 def test_the_command_drops(run: Run, tmp_path: Path) -> None:
