@@ -101,6 +101,7 @@ def test_proteins_of_many_cells_stay_under_a_gibibyte(shared_data: Path, tmp_pat
         tmp_path,
         shared_data / "adtnorm_13studies_422k.h5ad",
         *("--batch-key", "batch", "--n-components", "5", "--memory-limit", "1GiB"),
+        *("--n-epochs", "2", "--no-umap"),
     )
     assert adata.shape == (422_682, 9)
     assert adata.uns["tigon"]["peak_memory_bytes"] <= 1024 * MIB
