@@ -2,7 +2,8 @@
 
 ``out`` is written as ``.<name>.tigon-partial-<host>-<pid>`` beside it and renamed
 at the end, so a reader finds the old output, the new one or none, never half of
-one. Who writes ``out`` holds its lock: there is one writer at a time, and what
+one. An old folder and a new one exchange their names in one step where the system can
+do that (``tigon.storage.exchange``): no moment is then without either. Who writes ``out`` holds its lock: there is one writer at a time, and what
 lies beside ``out`` when the lock is free was left by a killed process; the next
 call for the same ``out`` removes it.
 """
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tigon.storage.errors import InputError, NoSpaceError, OutputExistsError
+from tigon.storage.exchange import exchange
 from tigon.storage.lock import FileLock, host_name
 from tigon.storage.space import free_bytes, is_out_of_space, tell_mib
 
@@ -140,7 +142,7 @@ def _is_store(folder: Path) -> bool:
 
 
 def _replace(partial: Path, out: Path, *, overwrite: bool) -> None:
-    """Rename ``partial`` to ``out``; an old folder steps aside first, a file is replaced."""
+    """Rename ``partial`` to ``out``; an old folder takes its place, a file is replaced."""
     _check_existing(out, overwrite=overwrite)  # something may have appeared meanwhile
     if partial.is_dir() and out.is_file():
         raise InputError(
@@ -150,6 +152,8 @@ def _replace(partial: Path, out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out) or (out.is_file() and partial.is_file()):
         partial.replace(out)
         return
+    if exchange(partial, out):
+        return  # what was published before is aside now, where :func:`published` removes it
     old = _aside(out, "old")
     out.rename(old)
     try:

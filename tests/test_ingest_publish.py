@@ -16,6 +16,7 @@ import pytest
 
 from tigon.storage import publish
 from tigon.storage.errors import InputError, OutputExistsError, TigonError
+from tigon.storage.exchange import exchange
 from tigon.storage.publish import check_output, published
 
 
@@ -56,6 +57,14 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(
     assert (out / "zarr.json").read_text() == "old"
 
 
+@pytest.fixture(params=["exchanging names", "two renames"])
+def replacing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to replace a folder: not every file system exchanges names."""
+    if request.param == "two renames":
+        monkeypatch.setattr(publish, "exchange", lambda one, other: False)
+
+
+@pytest.mark.usefixtures("replacing")
 def test_overwriting_a_folder_and_a_file(tmp_path: Path) -> None:
     store, page = tmp_path / "run.zarr", tmp_path / "run.html"
     write_store(store, "old")
@@ -187,6 +196,35 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path: Path) -> N
     assert (tmp_path / "a.zarr" / "zarr.json").read_text() == "old"
 
 
+def test_a_folder_is_never_without_its_name_while_it_is_replaced(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_store(one, "one")
+    write_store(other, "other")
+    if not exchange(one, other):
+        pytest.skip("this file system does not exchange names")
+    assert [(name / "zarr.json").read_text() for name in (one, other)] == ["other", "one"]
+    with pytest.raises(FileNotFoundError):
+        exchange(one, tmp_path / "none")
+
+
+def test_a_kill_after_the_exchange_leaves_the_new_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.zarr"
+    write_store(out, "old")
+
+    def killed(folder: Path, **options: bool) -> None:
+        assert [(out / "zarr.json").read_text()] == ["new"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt), published(out, overwrite=True) as aside:
+            write_store(aside, "new")
+    assert (out / "zarr.json").read_text() == "new"
+
+
+@pytest.mark.usefixtures("replacing")
 @pytest.mark.parametrize("when", ["at the end", "by the next call"])
 def test_an_old_output_that_is_half_removed_is_never_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
