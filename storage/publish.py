@@ -3,9 +3,10 @@
 ``out`` is written as ``.<name>.tigon-partial-<host>-<pid>`` beside it and renamed
 at the end, so a reader finds the old output, the new one or none, never half of
 one. An old folder and a new one exchange their names in one step where the system can
-do that (``tigon.storage.exchange``): no moment is then without either. Who writes ``out`` holds its lock: there is one writer at a time, and what
-lies beside ``out`` when the lock is free was left by a killed process; the next
-call for the same ``out`` removes it.
+do that (``tigon.storage.exchange``): no moment is then without either. Who writes
+``out`` holds its lock: there is one writer at a time, and what lies beside ``out`` when
+the lock is free was left by a killed process; the next call for the same ``out``
+removes it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from tigon.storage.encoding import key
 from tigon.storage.runs.run import StoredRows
 
 if TYPE_CHECKING:
+    import pandas as pd
     import zarr
 
     from tigon.storage.runs.run import Run
@@ -45,6 +46,20 @@ def categories_of(run: Run, name: str) -> Categories | None:
         return None
     names = np.asarray(node["categories"][...])
     return Categories(StoredRows(node["codes"]), tuple(map(str, names)))
+
+
+def column_of(run: Run, name: str) -> pd.Series[Any] | None:
+    """A column of any type as the table of cells has it, read whole; None where there is none."""
+    import pandas as pd
+    from anndata.io import read_elem
+
+    node = _node(run, name)
+    return None if node is None else pd.Series(read_elem(node))
+
+
+def column_names(run: Run) -> tuple[str, ...]:
+    """Keys of the columns, in their order."""
+    return tuple(cast("zarr.Group", run.group["obs"]).attrs["column-order"])  # type: ignore[arg-type]
 
 
 def _node(run: Run, name: str) -> Any:

@@ -136,7 +136,19 @@ def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
 
 
 def _write_obsm(root: zarr.Group, obsm: Mapping[str, Any]) -> None:
-    group = root.create_group("obsm", attributes=DICT)
+    write_matrices(root.create_group("obsm", attributes=DICT), obsm)
+
+
+def write_matrices(group: zarr.Group, obsm: Mapping[str, Any]) -> None:
+    """Write matrices with a row per cell, one Zarr shard in memory at a time.
+
+    Parameters
+    ----------
+    group
+        ``obsm`` of a run.
+    obsm
+        Matrices by name; readers are streamed.
+    """
     for name, source in obsm.items():
         rows = ArrayRows(source) if isinstance(source, np.ndarray) else source
         _stream_rows(group, key(name), rows)
@@ -181,13 +193,13 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
         tigon["consensus"] = contents.consensus
     if contents.memory_limit_bytes is not None:
         tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
-    write_elem(uns, "tigon", _storable(tigon))
+    write_elem(uns, "tigon", storable_setting(tigon))
 
 
-def _storable(value: Any) -> Any:
+def storable_setting(value: Any) -> Any:
     """``value`` in the types that AnnData stores: dicts, arrays, strings, numbers, None."""
     if isinstance(value, Mapping):
-        return {key(str(name)): _storable(item) for name, item in value.items()}
+        return {key(str(name)): storable_setting(item) for name, item in value.items()}
     if isinstance(value, str | bool | int | float | np.ndarray | np.generic | None):
         return value
     if isinstance(value, Path):
