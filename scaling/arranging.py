@@ -142,7 +142,7 @@ def embed_cells(
         layout.write(start, rows)
 
     n_threads = engine.n_threads
-    clusters, among = embed(
+    clusters, among, graph = embed(
         aligned, codes, assigned, config, seed, write_layout, progress, n_threads=n_threads
     )
     at = among.positions
@@ -151,7 +151,7 @@ def embed_cells(
     with whole_stage(progress, "scores", len(at)):
         scored = scores(
             among.points,
-            among.graph,
+            graph,
             codes[at],
             among.clusters,
             labels(at),

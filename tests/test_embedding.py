@@ -233,7 +233,7 @@ def run(
     H: NDArray[np.float32], config: EmbedConfig, **options: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
     written: list[NDArray[np.float32]] = []
-    clusters, among = embed(
+    clusters, among, _ = embed(
         ArrayRows(to_space(H)),
         np.zeros(len(H), dtype=np.int32),
         (H > 0).any(axis=1),
@@ -295,7 +295,7 @@ def test_without_a_layout_nothing_is_written() -> None:
         raise AssertionError("a layout was written")
 
     codes, assigned = np.zeros(300, dtype=np.int32), np.ones(300, dtype=bool)
-    clusters, among = embed(
+    clusters, among, _ = embed(
         ArrayRows(to_space(H)), codes, assigned, EmbedConfig(umap=False), 0, write
     )
     assert among.coordinates is None

@@ -111,9 +111,9 @@ def test_kang_is_integrated(shared_data: Path, seed: int) -> None:
     with ThreadEngine(1) as engine:
         joint = align(ArrayRows(H), datasets, 2, AlignConfig(), seed, engine, write).joint_clusters
     config = EmbedConfig(umap=False)
-    clusters, among = embed(ArrayRows(aligned), datasets, joint >= 0, config, seed, write)
+    clusters, among, graph = embed(ArrayRows(aligned), datasets, joint >= 0, config, seed, write)
     labels = adata.obs["label"].astype(str).to_numpy(np.str_)
-    found = scores(among.points, among.graph, datasets, clusters, labels, seed=seed)
+    found = scores(among.points, graph, datasets, clusters, labels, seed=seed)
     assert found["n_scored"] == 1584
     assert found["mixing"] >= 0.90
     assert found["knn_accuracy"] >= 0.90

@@ -19,7 +19,7 @@ from tigon.scaling.embedding.graph import SharedNeighbors, shared_neighbors
 from tigon.scaling.embedding.landmarks import landmarks
 from tigon.scaling.embedding.layout import umap_layout
 from tigon.scaling.embedding.leiden import leiden
-from tigon.scaling.embedding.neighbors import nearest, neighbors
+from tigon.scaling.embedding.neighbors import Neighbors, nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
 from tigon.scaling.embedding.rows import WriteRows, gather, read_tile, tiles, within
 from tigon.scaling.memory import give_back
@@ -37,16 +37,14 @@ SAMPLED = "clusters and layout are of a sample"
 
 @dataclass(frozen=True, slots=True)
 class Landmarks:
-    """The landmarks and what was found on them.
+    """The landmarks and what the other cells are placed by.
 
     Attributes
     ----------
     positions
         Positions among all cells, ascending, int64, shape (m,).
     points
-        The cells in the space of ``tigon.scaling.embedding.space``, float32, (m, k).
-    graph
-        Shared neighbours.
+        The cells as points, float32, shape (m, k).
     clusters
         Leiden clusters, the largest 0, int32, shape (m,).
     coordinates
@@ -55,7 +53,6 @@ class Landmarks:
 
     positions: NDArray[np.int64]
     points: NDArray[np.float32]
-    graph: SharedNeighbors
     clusters: NDArray[np.int32]
     coordinates: NDArray[np.float32] | None
 
@@ -70,7 +67,7 @@ def embed(
     progress: Progress = silent,
     *,
     n_threads: int = 1,
-) -> tuple[NDArray[np.int32], Landmarks]:
+) -> tuple[NDArray[np.int32], Landmarks, SharedNeighbors]:
     """Cluster all cells, and write their coordinates.
 
     Parameters
@@ -100,56 +97,16 @@ def embed(
         Cluster of each cell, int32, shape (n_cells,); -1 without loadings.
     landmarks
         The landmarks and what was found on them.
+    graph
+        Their shared neighbours.
     """
-    chosen = _choose(dataset_codes, assigned, config, seed)
+    chosen = choose_landmarks(dataset_codes, assigned, config.n_landmarks, seed)
     points = gather(rows, chosen)
-    among = arrange(chosen, points, config, seed, progress, n_threads=n_threads)
-    clusters = np.full(rows.shape[0], UNASSIGNED, dtype=np.int32)
-    for start, stop in tiles(rows.shape[0]):
-        clusters[start:stop], coordinates = _place(
-            rows, start, assigned[start:stop], among, config.n_placing, n_threads
-        )
-        if coordinates is not None:
-            write(start, coordinates)
-        progress("placing cells", stop, rows.shape[0])
-    return clusters, among
-
-
-def _choose(
-    dataset_codes: NDArray[np.int32],
-    assigned: NDArray[np.bool_],
-    config: EmbedConfig,
-    seed: int,
-) -> NDArray[np.int64]:
-    """Positions of the landmarks; tells when they are a sample."""
-    n = int(assigned.sum())
-    if n <= 2 * config.n_landmarks:
-        return np.flatnonzero(assigned)
-    log.warning(
-        "%s of %s of %s cells; the others are placed among them",
-        SAMPLED,
-        f"{config.n_landmarks:,}",
-        f"{n:,}",
-    )
-    return landmarks(dataset_codes, config.n_landmarks, seed=seed, eligible=assigned)
-
-
-def arrange(
-    positions: NDArray[np.int64],
-    points: NDArray[np.float32],
-    config: EmbedConfig,
-    seed: int,
-    progress: Progress = silent,
-    *,
-    n_threads: int = 1,
-) -> Landmarks:
-    """Neighbours, clusters and layout of landmarks, given as points, shape (m, k)."""
     m = len(points)
-    with whole_stage(progress, "neighbours", m):
-        near = neighbors(points, config.n_neighbors, n_threads=n_threads)
+    near = find_neighbors(points, config.n_neighbors, progress, n_threads=n_threads)
     with whole_stage(progress, "clusters", m):
         graph = shared_neighbors(near.indices)
-        clusters = leiden(graph.to_igraph(), config.resolution, seed=seed)
+        found = leiden(graph.to_igraph(), config.resolution, seed=seed)
     give_back()
     coordinates = None
     if config.umap:
@@ -157,7 +114,67 @@ def arrange(
             coordinates = umap_layout(
                 points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
             )
-    return Landmarks(positions, points, graph, clusters, coordinates)
+    among = Landmarks(chosen, points, found, coordinates)
+    clusters = place_cells(
+        rows, assigned, among, config.n_placing, write, progress, n_threads=n_threads
+    )
+    return clusters, among, graph
+
+
+def choose_landmarks(
+    dataset_codes: NDArray[np.int32],
+    assigned: NDArray[np.bool_],
+    n_landmarks: int,
+    seed: int,
+    *,
+    sampled: str = SAMPLED,
+) -> NDArray[np.int64]:
+    """Positions of the landmarks; tells when they are a sample, and what is of them."""
+    n = int(assigned.sum())
+    if n <= 2 * n_landmarks:
+        return np.flatnonzero(assigned)
+    log.warning(
+        "%s of %s of %s cells; the others are placed among them",
+        sampled,
+        f"{n_landmarks:,}",
+        f"{n:,}",
+    )
+    return landmarks(dataset_codes, n_landmarks, seed=seed, eligible=assigned)
+
+
+def find_neighbors(
+    points: NDArray[np.float32], n_neighbors: int, progress: Progress, *, n_threads: int
+) -> Neighbors:
+    """Nearest other landmarks of each, told as a stage."""
+    with whole_stage(progress, "neighbours", len(points)):
+        return neighbors(points, n_neighbors, n_threads=n_threads)
+
+
+def place_cells(
+    rows: RowReader,
+    assigned: NDArray[np.bool_],
+    among: Landmarks,
+    n_placing: int,
+    write: WriteRows,
+    progress: Progress = silent,
+    *,
+    n_threads: int = 1,
+) -> NDArray[np.int32]:
+    """Clusters of all cells, int32, shape (n_cells,), -1 for those without loadings; one pass.
+
+    Landmarks keep theirs, the others are placed among ``n_placing`` of them; coordinates, where
+    landmarks have any, go to ``write`` in order.
+    """
+    n = rows.shape[0]
+    clusters = np.full(n, UNASSIGNED, dtype=np.int32)
+    for start, stop in tiles(n):
+        clusters[start:stop], coordinates = _place(
+            rows, start, assigned[start:stop], among, n_placing, n_threads
+        )
+        if coordinates is not None:
+            write(start, coordinates)
+        progress("placing cells", stop, n)
+    return clusters
 
 
 def _place(
