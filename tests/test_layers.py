@@ -36,6 +36,7 @@ HOMES = {
     "matplotlib": ["tigon"],
     "numba": ["tigon.kernels"],
     "obstore": ["tigon.storage"],
+    "openTSNE": ["tigon.scaling.embedding.tsne"],
     "rich": ["tigon"],
     "starlette": ["tigon"],
     # Mini-batches feed other people's torch models too, as its own kind of data set.
@@ -53,6 +54,7 @@ INSIDE_FUNCTIONS = {
     "igraph",
     "leidenalg",
     "matplotlib",
+    "openTSNE",
     "pynndescent",
     "scanpy",
     "sklearn",

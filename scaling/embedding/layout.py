@@ -47,7 +47,7 @@ def umap_layout(
     """
     if not len(points):
         return np.empty((0, 2), dtype=np.float32)
-    start = _principal(points, seed)
+    start = principal_start(points, seed)
     if len(points) < 4:  # nothing to arrange
         return start
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
@@ -82,7 +82,7 @@ def umap_layout(
     return centred
 
 
-def _principal(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def principal_start(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """The two first principal components and a little noise, float32, shape (n, 2)."""
     centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
     _, axes = np.linalg.eigh(centred.T @ centred)
