@@ -103,6 +103,35 @@ def test_page_states_the_numbers(page: Page) -> None:
     assert [panel.rsplit(" ", 1)[1] for panel in panels] == ["dataset", "cluster", "label"]
 
 
+def test_layouts_that_were_added_are_there_to_choose_from(tmp_path: Path) -> None:
+    contents = build_contents(300)
+    made = {"use": "X_pca", "n_cells": 300, "n_used": 300}
+    added = {
+        "layouts": {"X_tsne": {**made, "method": "tsne", "perplexity": 30.0}},
+        "clusterings": {"by parts": {**made, "resolution": 0.4, "n_neighbors": 20}},
+    }
+    page = make_page(
+        tmp_path,
+        replace(
+            contents,
+            obsm={**contents.obsm, "X_tsne": -np.asarray(contents.obsm["X_umap"])},
+            obs=contents.obs.assign(**{"by parts": contents.obs["tigon_cluster"]}),
+            config={**contents.config, **added},
+        ),
+    )
+    wanted = [f"{layout} of the cells, coloured by {by}" for layout in ("UMAP", "t-SNE")
+              for by in ("dataset", "cluster", "by parts", "label")]  # fmt: skip
+    assert page.values("alt") == wanted
+    assert page.tags.count("input") == 2
+    assert page.values("for") == ["show-umap", "show-tsne"]
+    assert page.text.count("UMAP of the cells by their aligned factors;") == 1
+    assert page.text.count("t-SNE of X_pca (perplexity 30);") == 1
+
+
+def test_one_layout_leaves_no_choice(page: Page) -> None:
+    assert "input" not in page.tags
+
+
 def test_top_genes_are_those_of_the_weights(page: Page) -> None:
     contents = build_contents(n_unassigned=40)
     card = page.text.split("Factor 3 ")[1].split("Factor 4 ")[0]

@@ -82,6 +82,28 @@ def tell_consensus(consensus: Mapping[str, Any]) -> str:
     return text
 
 
+METHODS = {"umap": "UMAP", "tsne": "t-SNE"}
+"""What layouts are called, as part of their names too: ``X_tsne``."""
+
+
+_ADDED = {
+    "resolution": "resolution {:g}",
+    "n_neighbors": "{} neighbours",
+    "min_dist": "least distance {:g}",
+    "perplexity": "perplexity {:g}",
+}
+
+
+def tell_added(made: Mapping[str, Any]) -> str:
+    """What a layout or clusters that were added to a run are of, and how they were made."""
+    how = METHODS[made["method"]] if "method" in made else "Leiden"
+    told = [layout.format(made[name]) for name, layout in _ADDED.items() if name in made]
+    text = f"{how} of {made['use']} ({', '.join(told)})"
+    if made["n_used"] < made["n_cells"]:
+        text += f", of a sample of {made['n_used']:,} of {made['n_cells']:,} cells"
+    return text
+
+
 def tell_seconds(seconds: float) -> str:
     """A duration: ``8.1 s``, ``2 min 05 s``, ``1 h 07 min``."""
     if seconds < 60:

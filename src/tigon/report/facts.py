@@ -20,11 +20,15 @@ _OWN_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Groups:
-    """The groupings of the cells that the page shows; None where the run has none."""
+    """The groupings of the cells that the page shows; None where the run has none.
+
+    ``added`` are columns of clusters that were added to the run.
+    """
 
     datasets: Grouping
     clusters: Grouping | None
     labels: Grouping | None
+    added: tuple[Grouping, ...] = ()
 
 
 def group_run(run: Run, label_key: str | None) -> Groups:
@@ -54,6 +58,11 @@ def group_run(run: Run, label_key: str | None) -> Groups:
         datasets=group_cells("dataset", _dataset_column(run), run.datasets),
         clusters=clusters,
         labels=group_cells(str(key), obs[key]) if key in obs else None,
+        added=tuple(
+            group_cells(name, obs[name])
+            for name in run.config.get("clusterings", {})
+            if name in obs and name not in ("tigon_cluster", key)
+        ),
     )
 
 

@@ -26,7 +26,7 @@ from tigon.scaling.factors.dropping import kept_factors
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
-from tigon.wording import HEADLINE, tell_consensus, tell_settings
+from tigon.wording import HEADLINE, METHODS, tell_added, tell_consensus, tell_settings
 
 log = logging.getLogger("tigon")
 
@@ -131,22 +131,36 @@ def _settings(run: Run) -> list[tuple[str, str]]:
     return [(printable(name), printable(value)) for name, value in tell_settings(run.config)]
 
 
-def _draw_pictures(run: Run, groups: Groups, seed: int) -> dict[str, Any] | None:
-    """UMAP by dataset, cluster and label; None where the run has no UMAP."""
-    if "X_umap" not in run.obsm_names:
-        return None
-    points = draw_cells(run.obsm("X_umap"), seed)
+def _draw_pictures(run: Run, groups: Groups, seed: int) -> list[dict[str, Any]]:
+    """The layouts that the run has, each by dataset, cluster and label."""
     shown = [
         (groups.datasets if len(groups.datasets.names) > 1 else None, False),
         (groups.clusters, True),
+        *((grouping, True) for grouping in groups.added),
         (groups.labels, False),
     ]
+    wanted = [(grouping, inside) for grouping, inside in shown if grouping is not None]
+    return [
+        _draw_layout(run, method, wanted, seed)
+        for method in METHODS
+        if f"X_{method}" in run.obsm_names
+    ]
+
+
+def _draw_layout(
+    run: Run, method: str, shown: list[tuple[Grouping, bool]], seed: int
+) -> dict[str, Any]:
+    name, title = f"X_{method}", METHODS[method]
+    points = draw_cells(run.obsm(name), seed)
+    made = run.config.get("layouts", {}).get(name)
     return {
+        "method": method,
+        "title": title,
+        "made": "" if made is None else printable(tell_added(made)),
         "n_points": len(points.cells),
         "panels": [
-            (grouping, scatter(points, grouping, names_inside=inside))
+            (grouping, scatter(points, grouping, layout=title, names_inside=inside))
             for grouping, inside in shown
-            if grouping is not None
         ],
     }
 

@@ -46,7 +46,9 @@ def draw_cells(rows: RowReader, seed: int = 0) -> Points:
     return Points(cells, xy)
 
 
-def scatter(points: Points, groups: Grouping, *, names_inside: bool = False) -> str:
+def scatter(
+    points: Points, groups: Grouping, *, layout: str = "UMAP", names_inside: bool = False
+) -> str:
     """Draw the points coloured by group.
 
     Parameters
@@ -55,6 +57,8 @@ def scatter(points: Points, groups: Grouping, *, names_inside: bool = False) -> 
         The cells.
     groups
         Their groups.
+    layout
+        What the layout is called.
     names_inside
         Write the name of every group at the middle of its points.
 
@@ -72,15 +76,15 @@ def scatter(points: Points, groups: Grouping, *, names_inside: bool = False) -> 
         colours = np.array(groups.colours)[codes]
         size = float(np.clip(20_000 / len(codes), 0.4, 14))
         axes.scatter(points.xy[:, 0], points.xy[:, 1], s=size, c=colours.tolist(), linewidths=0)
-        _bare(axes)
+        _bare(axes, layout)
         if names_inside:
             _write_names(axes, points.xy, codes, groups)
         return as_png(figure)
 
 
-def _bare(axes: Axes) -> None:
+def _bare(axes: Axes, layout: str) -> None:
     """Take the ticks away: distances have no unit in this picture."""
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axes.set(xticks=[], yticks=[], xlabel=f"{layout} 1", ylabel=f"{layout} 2")
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[["left", "bottom"]].set_color("#B9BCC2")
 
