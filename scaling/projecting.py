@@ -296,6 +296,6 @@ def _contents(
         objective=solution.objective,
         obsm=obsm,
         per_gene={"measured": query.problem.measured, "scale": query.problem.scale},
-        config={**run.config, PROJECTED: given},
+        config={**recalling.without_added(run.config), PROJECTED: given},
         versions=versions(),
     )

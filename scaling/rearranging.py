@@ -8,7 +8,7 @@ to drop these factors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,9 @@ from tigon.storage.scratch import Scratch, writing_scratch
 
 REARRANGED = "rearranged"
 """Part of the configuration: the run that was arranged anew, and the command that made it."""
+
+_ARRANGED = ("X_inmf", "X_inmf_aligned")
+"""What layouts and clusters that were added are of, if they change with the factors."""
 
 
 def rearrange_run(
@@ -135,13 +138,17 @@ def _arrange(
 
 
 def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunContents:
-    obsm: dict[str, Any] = {name: run.obsm(name) for name in run.obsm_names if name != "X_umap"}
+    made_anew = {"X_umap", *recalling.added(run, recalling.LAYOUTS, of=_ARRANGED)}
+    gone = ["tigon_landmark", *recalling.added(run, recalling.CLUSTERINGS, of=_ARRANGED)]
+    obsm: dict[str, Any] = {
+        name: run.obsm(name) for name in run.obsm_names if name not in made_anew
+    }
     obsm["X_inmf_aligned"] = arranged.aligned
     if arranged.layout is not None:
         obsm["X_umap"] = arranged.layout
     made_from = {"run": str(run.path.absolute()), "command": run.command}
     return RunContents(
-        obs=with_clusters(run.obs.drop(columns="tigon_landmark", errors="ignore"), arranged),
+        obs=with_clusters(run.obs.drop(columns=gone, errors="ignore"), arranged),
         var=run.var,
         W=run.W,
         V=run.V,
@@ -152,9 +159,23 @@ def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunCont
         objective=run.objective,
         obsm=obsm,
         per_gene={name: run.per_gene(name) for name in run.per_gene_names},
-        config={**run.config, recalling.DROPPED: dropped, REARRANGED: made_from},
+        config={
+            **recalling.without_added(run.config),
+            **_left(run, recalling.LAYOUTS, obsm),
+            **_left(run, recalling.CLUSTERINGS, [name for name in run.obs if name not in gone]),
+            recalling.DROPPED: dropped,
+            REARRANGED: made_from,
+        },
         versions=versions(),
         history=run.history,
         scores=arranged.scores,
         consensus={name: np.asarray(found) for name, found in run.consensus.items()},
     )
+
+
+def _left(run: Run, part: str, there: Container[Any]) -> dict[str, Any]:
+    """Of what was added to the run, the records of what is still there and not made anew."""
+    own = ("X_umap", "tigon_cluster")
+    made = run.config.get(part, {})
+    left = {name: told for name, told in made.items() if name in there and name not in own}
+    return {part: left} if left else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +29,9 @@ UPDATES = "updates"
 
 DROPPED = "drop_factors"
 """Part of a run's configuration: factors that alignment and what follows leave out."""
+
+LAYOUTS, CLUSTERINGS = "layouts", "clusterings"
+"""Parts of a run's configuration: what layouts and columns of clusters were added, by name."""
 
 VERSION = "tigon_version"
 """Column of ``obs``: the update whose metagenes a cell's loadings are of; 0 for the first."""
@@ -104,6 +107,17 @@ def batch_key(run: Run) -> str | list[str] | None:
 def dropped_factors(run: Run) -> tuple[int, ...]:
     """Factors that alignment, clusters and layout leave out, ascending."""
     return tuple(int(number) for number in run.config.get(DROPPED, ()))
+
+
+def added(run: Run, part: str, *, of: Container[str] | None = None) -> tuple[str, ...]:
+    """Names of the layouts or clusters (``part``) that were added, of some matrices or of any."""
+    found = run.config.get(part, {})
+    return tuple(name for name, made in found.items() if of is None or made["use"] in of)
+
+
+def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what was added to it, for a run that has none of that."""
+    return {name: value for name, value in config.items() if name not in (LAYOUTS, CLUSTERINGS)}
 
 
 def n_updates(run: Run) -> int:

@@ -42,7 +42,12 @@ log = logging.getLogger("tigon")
 
 def versions() -> dict[str, str]:
     """Versions that a result may depend on, and the type of processor."""
-    found = {name: version(name) for name in _PACKAGES}
+    return versions_of(*_PACKAGES)
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Versions of some packages and of Python, and the type of processor."""
+    found = {name: version(name) for name in packages}
     return found | {"python": platform.python_version(), "processor": processor()}
 
 
@@ -127,7 +132,7 @@ def cell_table(
         "total_counts": found.totals[kept],
         "n_genes_by_counts": found.n_detected[kept],
         "tigon_dataset": pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names)),
-        "tigon_cluster": _cluster_column(clusters),
+        "tigon_cluster": cluster_column(clusters),
     }
     if found.mitochondrial.any():
         new["pct_counts_mt"] = 100 * found.mitochondrial[kept]
@@ -143,7 +148,8 @@ def cell_table(
     return pd.DataFrame(obs | new, copy=False)
 
 
-def _cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:
+def cluster_column(clusters: NDArray[np.int32]) -> pd.Categorical[str]:
+    """Clusters, int32, shape (n,), as a column of names; negative ones are "unassigned"."""
     import pandas as pd
 
     names = [str(c) for c in range(int(clusters.max(initial=-1)) + 1)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tigon.scaling.arranging import Arranged
 from tigon.scaling.inmf.arriving import Arrival
 from tigon.scaling.recalling import VERSION
-from tigon.scaling.recording import UNASSIGNED
+from tigon.scaling.recording import cluster_column
 
 if TYPE_CHECKING:
     from tigon.storage import Atlas
@@ -78,11 +78,7 @@ def finish_cells(
 def with_clusters(table: pd.DataFrame, arranged: Arranged) -> pd.DataFrame:
     """The table with the cluster of each cell and, where not all are one, the landmarks."""
     clusters = arranged.clusters
-    names = [str(c) for c in range(int(clusters.max(initial=-1)) + 1)]
-    if (clusters < 0).any():
-        names.append(UNASSIGNED)
-    codes = np.where(clusters < 0, len(names) - 1, clusters)
-    found: dict[str, Any] = {"tigon_cluster": pd.Categorical.from_codes(codes, pd.Index(names))}
+    found: dict[str, Any] = {"tigon_cluster": cluster_column(clusters)}
     if len(arranged.landmarks) < (clusters >= 0).sum():
         found["tigon_landmark"] = np.isin(np.arange(len(table)), arranged.landmarks)
     return table.assign(**found)

@@ -189,7 +189,9 @@ class _Update:
         known = before = recalling.recall_fit(self.run).without(config.drop)
         dataset = self.run.obs["tigon_dataset"].astype(str)
         kept = np.flatnonzero(~dataset.isin(config.drop).to_numpy())
-        obs = self.run.obs.iloc[kept]
+        # Clusters that were added are of the old cells only.
+        added = list(recalling.added(self.run, recalling.CLUSTERINGS))
+        obs = self.run.obs.iloc[kept].drop(columns=added, errors="ignore")
         if self.atlas is not None:
             _check_names(obs.index, self.atlas.obs.index)
         with self.journal.stage("cells and genes"):
@@ -330,7 +332,8 @@ class _Update:
         return found | {"n_updates": self.number} if found else {}
 
     def _config(self, arrival: Arrival | None, known: Known) -> dict[str, Any]:
-        config, prepare = self.run.config, self.config.prepare
+        config = recalling.without_added(self.run.config)
+        prepare = self.config.prepare
         given = {
             "sources": self.config.sources,
             "batch_key": prepare.batch_key,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tigon.choice import select
     from tigon.factor_calls import drop_factors, factors
+    from tigon.layout_calls import cluster, embed
     from tigon.main_job import integrate, plan
     from tigon.report import write_report
     from tigon.scaling.inmf.batch_estimator import INMF
@@ -50,7 +51,9 @@ _HOMES = {
     "TigonError": "tigon.storage.errors",
     "TruncatedSVD": "tigon.scaling.pca.estimator",
     "UINMF": "tigon.scaling.inmf.unshared_estimator",
+    "cluster": "tigon.layout_calls",
     "drop_factors": "tigon.factor_calls",
+    "embed": "tigon.layout_calls",
     "export_h5ad": "tigon.storage.runs.export",
     "factors": "tigon.factor_calls",
     "integrate": "tigon.main_job",
@@ -78,7 +81,9 @@ __all__ = [
     "TigonError",
     "TruncatedSVD",
     "__version__",
+    "cluster",
     "drop_factors",
+    "embed",
     "export_h5ad",
     "factors",
     "integrate",

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from tigon.command.cache import cache
+from tigon.command.cluster import cluster
 from tigon.command.convert import convert
+from tigon.command.embed import embed
 from tigon.command.export import export
 from tigon.command.factors import factors
 from tigon.command.info import info
@@ -68,6 +70,8 @@ app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
 app.command(no_args_is_help=True, cls=RememberingCommand)(update)
 app.command(no_args_is_help=True, cls=RememberingCommand)(project)
 app.command(no_args_is_help=True, cls=RememberingCommand)(factors)
+app.command(no_args_is_help=True, cls=RememberingCommand)(embed)
+app.command(no_args_is_help=True, cls=RememberingCommand)(cluster)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=True)(serve)

@@ -13,6 +13,7 @@ from tigon.scaling.inmf.config import CLUSTER_MINIBATCHES_PER_TASK, CLUSTER_STAL
 INPUT = "Input"
 CELLS = "Cells and genes"
 FACTORS = "Factorisation"
+LAYOUT = "Layout and clusters"
 OUTPUT = "Output"
 MACHINE = "Machine"
 
@@ -46,6 +47,13 @@ class Align(StrEnum):
     centroid = "centroid"
     quantile = "quantile"
     none = "none"
+
+
+class Method(StrEnum):
+    """How cells are laid out in two dimensions."""
+
+    umap = "umap"
+    tsne = "tsne"
 
 
 class SmallDatasets(StrEnum):
@@ -235,6 +243,44 @@ Workers = Annotated[
         help="Run on so many processes of this machine, of one thread each.",
         show_default="threads of this machine",
         rich_help_panel=MACHINE,
+    ),
+]
+Use = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MATRIX",
+        help="The matrix of the run (in obsm) to compare cells by.",
+        show_default="X_inmf_aligned, else X_pca, else X_inmf",
+        rich_help_panel=INPUT,
+    ),
+]
+NLandmarks = Annotated[
+    int,
+    typer.Option(
+        help="With more than twice as many cells, a sample of so many; the others are placed "
+        "among them.",
+        rich_help_panel=LAYOUT,
+    ),
+]
+RandomState = Annotated[
+    int, typer.Option(help="Seed of the sample and of the result.", rich_help_panel=LAYOUT)
+]
+Extended = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN2.zarr",
+        help="Write another run, and leave the first as it is.",
+        show_default="added to the run",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteAdded = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what the run has of that name, and an output that is there, once the new "
+        "one is complete.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Resume = Annotated[

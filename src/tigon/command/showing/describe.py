@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tigon.unscored import count_unscored, tell_unscored
 from tigon.wording import (
     known_scores,
+    tell_added,
     tell_bytes,
     tell_consensus,
     tell_seconds,
@@ -93,7 +94,7 @@ def tell_atlas(facts: Facts) -> str:
             # Behind a URL nobody says how large it is.
             *([] if facts["n_bytes"] is None else [("on disk", tell_bytes(facts["n_bytes"]))]),
             *([] if facts["digest"] is None else [("digest", facts["digest"])]),
-            ("datasets", _tell_counts(facts["datasets"])),
+            ("datasets", tell_counts(facts["datasets"])),
             *_tell_columns(facts["obs"]),
         ]
     )
@@ -113,7 +114,7 @@ def tell_run(facts: Facts) -> str:
             ("run", facts["path"]),
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
-            ("datasets", _tell_counts(facts["datasets"])),
+            ("datasets", tell_counts(facts["datasets"])),
             ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
             ("objective", f"{facts['objective']:.6g}"),
             *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
@@ -138,12 +139,19 @@ def tell_run_in_full(facts: Facts) -> str:
         [
             ("on disk", tell_bytes(facts["n_bytes"])),
             ("matrices", ", ".join(facts["obsm"])),
+            *_tell_parts("layout", facts["config"].get("layouts", {})),
+            *_tell_parts("clusters", facts["config"].get("clusterings", {})),
             *_tell_stability(facts["consensus"]),
             *_tell_columns(facts["obs"]),
             ("command", facts["command"]),
         ]
     )
     return "\n".join([tell_run(facts), rest, "configuration", lay_out(config)])
+
+
+def _tell_parts(what: str, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was added to the run, a line each."""
+    return [(f"{what} {name}", tell_added(made)) for name, made in parts.items()]
 
 
 def _tell_stability(consensus: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -210,7 +218,7 @@ def _tell_columns(columns: Mapping[str, Facts]) -> list[tuple[str, str]]:
 
 def _tell_column(facts: Facts) -> str:
     if "values" in facts:
-        text = _tell_counts(facts["values"])
+        text = tell_counts(facts["values"])
     elif "range" in facts:
         low, high = facts["range"]
         text = f"{low:.6g} to {high:.6g}"
@@ -219,7 +227,8 @@ def _tell_column(facts: Facts) -> str:
     return text + (f"; {facts['n_missing']:,} missing" if facts["n_missing"] else "")
 
 
-def _tell_counts(counts: Mapping[str, int]) -> str:
+def tell_counts(counts: Mapping[str, int]) -> str:
+    """Names with their numbers, long lists cut short."""
     shown = [f"{name} {n:,}" for name, n in list(counts.items())[:_MOST_VALUES]]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -1,0 +1,1 @@
+"""A run with layouts and clusters made of any of its matrices."""
