@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CELL_BYTES = 64
 """Of a cell: its dataset, whether it takes part, its cluster as found and as stored, its place."""
 
-_NEIGHBOR_BYTES = 120
+_NEIGHBOR_BYTES = 64
 """Of a neighbour in t-SNE: its number and distance, and affinities with both ways and copies."""
 
 _TILES = 4
