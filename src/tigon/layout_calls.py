@@ -25,7 +25,7 @@ def embed(
     min_dist: float | None = None,
     perplexity: float | None = None,
     n_epochs: int | None = None,
-    n_landmarks: int = N_LANDMARKS,
+    n_landmarks: int | None = None,
     n_placing: int = 15,
     random_state: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -57,9 +57,9 @@ def embed(
     n_epochs
         Epochs; None for 500 up to 10,000 cells and 200 above with UMAP, for 750 with t-SNE.
     n_landmarks
-        With more than twice as many cells, a seeded sample of so many is laid out, and each
-        other cell is placed among its ``n_placing`` nearest of them; a column of ``obs``,
-        ``tigon_umap_landmark`` or ``tigon_tsne_landmark``, says which these are.
+        With more than twice as many cells, a seeded sample of so many (None for 25,000) is laid
+        out, and each other cell is placed among its ``n_placing`` nearest of them; a column of
+        ``obs``, ``tigon_umap_landmark`` or ``tigon_tsne_landmark``, says which these are.
     n_placing
         Landmarks among which a cell is placed.
     random_state
@@ -97,7 +97,7 @@ def embed(
         min_dist=min_dist,
         perplexity=perplexity,
         n_epochs=n_epochs,
-        n_landmarks=n_landmarks,
+        n_landmarks=N_LANDMARKS if n_landmarks is None else n_landmarks,
         n_placing=n_placing,
         random_state=random_state,
     )
@@ -122,7 +122,7 @@ def cluster(
     resolution: float = 0.4,
     n_neighbors: int = 20,
     name: str = "tigon_cluster",
-    n_landmarks: int = N_LANDMARKS,
+    n_landmarks: int | None = None,
     n_placing: int = 15,
     random_state: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -149,9 +149,10 @@ def cluster(
     name
         Column of ``obs``; where it is ``"tigon_cluster"``, ARI and NMI of the run are made anew.
     n_landmarks
-        With more than twice as many cells, a seeded sample of so many is clustered, and each
-        other cell joins the cluster with most weight among its ``n_placing`` nearest; the
-        column ``<name>_landmark`` (``tigon_landmark``) says which these are.
+        With more than twice as many cells, a seeded sample of so many (None for 25,000) is
+        clustered, and each other cell joins the cluster with most weight among its
+        ``n_placing`` nearest; the column ``<name>_landmark`` (``tigon_landmark``) says which
+        these are.
     n_placing, random_state, out, n_threads, memory_limit, command, progress
         As for :func:`embed`.
     overwrite
@@ -171,7 +172,7 @@ def cluster(
         name=name,
         resolution=resolution,
         n_neighbors=n_neighbors,
-        n_landmarks=n_landmarks,
+        n_landmarks=N_LANDMARKS if n_landmarks is None else n_landmarks,
         n_placing=n_placing,
         random_state=random_state,
     )

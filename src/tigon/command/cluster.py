@@ -24,7 +24,6 @@ from tigon.command.options import (
     Verbose,
 )
 from tigon.command.showing.session import session
-from tigon.scaling.embedding.landmarks import N_LANDMARKS
 
 
 def cluster(
@@ -46,7 +45,7 @@ def cluster(
         str,
         typer.Option(metavar="COLUMN", help="Column of obs to make.", rich_help_panel=LAYOUT),
     ] = "tigon_cluster",
-    n_landmarks: NLandmarks = N_LANDMARKS,
+    n_landmarks: NLandmarks = None,
     random_state: RandomState = 0,
     out: Extended = None,
     overwrite: OverwriteAdded = False,

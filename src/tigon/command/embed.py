@@ -25,7 +25,6 @@ from tigon.command.options import (
     Verbose,
 )
 from tigon.command.showing.session import session
-from tigon.scaling.embedding.landmarks import N_LANDMARKS
 
 
 def embed(
@@ -69,7 +68,7 @@ def embed(
             rich_help_panel=LAYOUT,
         ),
     ] = None,
-    n_landmarks: NLandmarks = N_LANDMARKS,
+    n_landmarks: NLandmarks = None,
     random_state: RandomState = 0,
     out: Extended = None,
     overwrite: OverwriteAdded = False,

@@ -255,10 +255,11 @@ Use = Annotated[
     ),
 ]
 NLandmarks = Annotated[
-    int,
+    int | None,
     typer.Option(
         help="With more than twice as many cells, a sample of so many; the others are placed "
         "among them.",
+        show_default="25000",
         rich_help_panel=LAYOUT,
     ),
 ]
