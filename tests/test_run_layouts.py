@@ -310,14 +310,10 @@ def test_few_cells(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_layouts_of_real_cells_are_as_good_as_the_libraries_own(shared_data: Path) -> None:
     opentsne = pytest.importorskip("openTSNE")
-    from umap import UMAP
-
     X = anndata.read_h5ad(shared_data / "harmony_cell_lines_pcs.h5ad").X[::16].astype(np.float32)
     umap = umap_layout(X, neighbors(X, 20), seed=0)
-    own = UMAP(n_neighbors=20, random_state=0, n_jobs=1).fit_transform(X)
-    assert trustworthiness(X, umap, n_neighbors=15) > (
-        trustworthiness(X, own, n_neighbors=15) - 0.01
-    )
+    # umap-learn's own fit of these 593 cells reaches 0.958, their two first components 0.916.
+    assert trustworthiness(X, umap, n_neighbors=15) > 0.95
     divergences: list[float] = []
 
     def tell(stage: str, done: int, total: int, **figures: float) -> None:
