@@ -155,7 +155,9 @@ class TestLayouts:
         np.testing.assert_array_equal(found[0], found[1])
         assert not np.array_equal(found[0], found[2])
 
-    def test_of_many_cells_a_sample_is_laid_out(self, run: Path, written: Path) -> None:
+    def test_of_many_cells_a_sample_is_laid_out(
+        self, run: Path, written: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         made = tigon.embed(
             run, use="X_pca", n_landmarks=100, n_placing=5, **{**SHORT, "n_epochs": 200}
         )
@@ -164,7 +166,8 @@ class TestLayouts:
         layout, types = np.asarray(made.obsm("X_tsne")), types_of(made)
         spot = nearest(layout[~at], layout[at], 3).indices
         assert (types[at][spot] == types[~at][:, None]).mean() > 0.95
-        assert "the layout is of a sample of 100 of 260 cells" in made.notices[-1]
+        assert "the layout is of a sample of 100 of 260 cells" in caplog.text
+        assert made.config["layouts"]["X_tsne"]["n_used"] == 100
         # Whoever lays out all of them takes the column back.
         whole = tigon.embed(run, use="X_pca", overwrite=True, **SHORT)
         assert list(whole.obs) == list(Run.open(written).obs)

@@ -21,7 +21,6 @@ from tigon.scaling.extending.points import (
     points_of,
 )
 from tigon.scaling.extending.recording import is_landmark, record, refuse_present
-from tigon.scaling.journal import Journal
 from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.recalling import CLUSTERINGS
 from tigon.scaling.recording import cluster_column
@@ -67,7 +66,6 @@ def cluster_run(
     -----
     Three passes over the matrix. Holds the landmarks and about 64 bytes a cell.
     """
-    journal = Journal()
     with extending(path, out, overwrite=overwrite) as extension:
         run = extension.run
         use = choose_matrix(run, use)
@@ -77,7 +75,7 @@ def cluster_run(
         options = config.embed_config()
         check_fits(clusters_bytes(rows.shape, options), memory_limit_bytes)
         began = time.perf_counter()
-        with MemoryWatch() as memory, journal.listening():
+        with MemoryWatch() as memory:
             assigned = find_assigned(rows, use, progress)
             config.check_cells(int(assigned.sum()))
             codes = dataset_codes(run, len(assigned))
@@ -111,7 +109,6 @@ def cluster_run(
                 dropped=sample.dropped,
                 settings={CLUSTERINGS: {config.name: told | scores}},
                 scores=scores if of_run and run.scores else {},
-                notices=journal.notices,
             )
         )
     return Run.open(path if out is None else out)

@@ -29,7 +29,6 @@ from tigon.scaling.extending.points import (
     points_of,
 )
 from tigon.scaling.extending.recording import is_landmark, record, refuse_present
-from tigon.scaling.journal import Journal
 from tigon.scaling.memory import MemoryWatch, give_back
 from tigon.scaling.recalling import LAYOUTS
 from tigon.storage.progress import Progress, silent, whole_stage
@@ -81,7 +80,6 @@ def lay_out_run(
     -----
     Three passes over the matrix. Holds the landmarks and about 64 bytes a cell.
     """
-    journal = Journal()
     with extending(path, out, overwrite=overwrite) as extension:
         run = extension.run
         use = choose_matrix(run, use)
@@ -92,7 +90,7 @@ def lay_out_run(
             load_opentsne()
         check_fits(layout_bytes(points.shape, config), memory_limit_bytes)
         began = time.perf_counter()
-        with MemoryWatch() as memory, journal.listening():
+        with MemoryWatch() as memory:
             assigned = find_assigned(points, use, progress)
             config.check_cells(int(assigned.sum()))
             codes = dataset_codes(run, len(assigned))
@@ -120,7 +118,6 @@ def lay_out_run(
                 obs=sample.obs,
                 dropped=sample.dropped,
                 settings={LAYOUTS: {config.name: told}},
-                notices=journal.notices,
             )
         )
     return Run.open(path if out is None else out)
@@ -161,7 +158,9 @@ def lay_out(
         Positions of the landmarks, int64, ascending.
     """
     seed = config.random_state
-    chosen = choose_landmarks(codes, assigned, config.n_landmarks, seed, sampled="the layout is")
+    chosen = choose_landmarks(
+        codes, assigned, config.n_landmarks, seed, sampled="the layout is of a sample"
+    )
     points = gather(rows, chosen)
     near = find_neighbors(points, config.n_sought, progress, n_threads=n_threads)
     clusters = np.zeros(len(chosen), dtype=np.int32)

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from tigon.storage.encoding import ANNDATA, DICT, key, quiet_writers
 from tigon.storage.errors import InputError
 from tigon.storage.publish import published
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
 _METADATA = "zarr.json"
 _SETTINGS = "uns/tigon/config"
-_TOLD = ("notices", "scores")
+_SCORES = "uns/tigon/scores"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,6 @@ class Addition:
         Parts of the configuration, by part and name: ``{"layouts": {"X_umap": {...}}}``.
     scores
         Scores by name.
-    notices
-        What the user was told on the way.
     """
 
     obsm: Mapping[str, RowReader | NDArray[Any]] = field(default_factory=dict)
@@ -63,7 +59,6 @@ class Addition:
     dropped: Sequence[str] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    notices: Sequence[str] = ()
 
 
 class Extension:
@@ -94,7 +89,7 @@ class Extension:
             write_matrices(cast("zarr.Group", root["obsm"]), addition.obsm)
             _write_columns(cast("zarr.Group", root["obs"]), self.run, addition)
             _write_settings(root, addition)
-            _write_told(root, self.run, addition)
+            _write_scores(root, self.run, addition)
             root.attrs.update({**self.run.group.attrs.asdict(), **ANNDATA})
             zarr.consolidate_metadata(str(self._aside))
 
@@ -181,7 +176,7 @@ def _replaced(addition: Addition) -> frozenset[str]:
             for part, found in addition.settings.items()
             for name in found
         ]
-        + [f"uns/tigon/{name}" for name in _TOLD if getattr(addition, name)]
+        + ([_SCORES] if addition.scores else [])
     )
 
 
@@ -217,12 +212,8 @@ def _write_settings(root: zarr.Group, addition: Addition) -> None:
             write_elem(group, key(name), storable_setting(values))
 
 
-def _write_told(root: zarr.Group, run: Run, addition: Addition) -> None:
+def _write_scores(root: zarr.Group, run: Run, addition: Addition) -> None:
     from anndata.io import write_elem
 
-    tigon = cast("zarr.Group", root["uns/tigon"])
-    if addition.notices:
-        told = dict.fromkeys([*run.notices, *addition.notices])
-        write_elem(tigon, "notices", np.array(list(told), dtype=object))
     if addition.scores:
-        write_elem(tigon, "scores", storable_setting({**run.scores, **addition.scores}))
+        write_elem(root, _SCORES, storable_setting({**run.scores, **addition.scores}))
