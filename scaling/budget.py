@@ -17,7 +17,7 @@ from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
 from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
-from tigon.scaling.packing import most_datasets, sorting_bytes
+from tigon.scaling.packing import most_datasets, run_bytes
 from tigon.scaling.statistics import BLOCK_CELLS, moments_bytes, together_bytes
 from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
@@ -216,8 +216,6 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     final += 16 * n_datasets * k * n_genes
     # Two are read ahead of the one that is worked on.
     minibatch = (flying + 2) * packed * minibatch_cells
-    run, buckets = sorting_bytes(packed * atlas.n_cells)
-    reading = running * block + window * packed * BLOCK_CELLS
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
     stages = {
         "reading cells": always + 2 * moments + running * block + window * moments,
@@ -225,7 +223,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         "packing cells": always
         + PACKED_BYTES * atlas.n_cells
         + moments
-        + max(run + reading, buckets),
+        + running * run_bytes(block, packed * BLOCK_CELLS),
     }
     state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
     if config.inmf.solver == "online":
@@ -300,12 +298,11 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     packed = _packed_bytes(atlas, n_genes, k)
-    codes = 12 * atlas.n_cells + n_datasets * atlas.n_genes
+    codes = 4 * atlas.n_cells + n_datasets * atlas.n_genes
     # Some tasks travel together, and their results are there once more as they are sent.
     moments = 2 * together_bytes(
         moments_bytes(most_datasets(n_datasets, BLOCK_CELLS), atlas.n_genes)
     )
-    selected = 2 * together_bytes(packed * BLOCK_CELLS)
     problem = 9 * n_datasets * n_genes
     size = min(config.inmf.minibatch_size, atlas.n_cells)
     touched = most_datasets(n_datasets, size * config.inmf.minibatches_per_task)
@@ -314,7 +311,7 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     metagenes = 32 * k * n_genes
     return max(
         codes + block + moments,
-        codes + block + selected,
+        run_bytes(block, packed * BLOCK_CELLS),
         # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
         problem + 2 * packed * size + touched * (metagenes + 20 * k * n_genes) + metagenes,
         n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,

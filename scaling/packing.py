@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,24 +13,25 @@ from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.memory import give_back
-from tigon.scaling.selecting import GeneSelection, select
-from tigon.scaling.statistics import BLOCK_CELLS, Statistics, blocks_together
+from tigon.scaling.selecting import GeneSelection, cell_weights, selected_entries
+from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
-from tigon.storage.packs.pack import CELL, Pack, PackBlock
-from tigon.storage.packs.writer import PackWriter, Piece
+from tigon.storage.packs.pack import CELL, Pack
+from tigon.storage.packs.sorting import Bucket, Rows
+from tigon.storage.packs.writer import PackWriter, RunWriter, Sums
 from tigon.storage.progress import Progress, silent
-from tigon.storage.views.reopening import reference
+from tigon.storage.views.reopening import AtlasReference, reference
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
 
-RUN_BYTES = 32 * 2**20
-"""Cells that are sorted at a time."""
+RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
+"""Cells that a task sorts: most bytes of them, and most blocks."""
 
 BUCKET_BYTES = 16 * 2**20
-_BUCKETS_AT_ONCE = 3
+"""Cells that a task puts in their place in the pack."""
 
 MOST_ENTRIES = 64
 """Entries that a count is split into at most; larger ones widen the pack. The kernels add
@@ -122,12 +124,19 @@ def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
     return n_entries * entry + n_cells * (CELL.itemsize + 8) + 8
 
 
-def sorting_bytes(n_bytes: int) -> tuple[int, int]:
-    """Bytes that sorting a pack of ``n_bytes`` holds at most: while cells come, and after."""
-    run = min(RUN_BYTES, n_bytes)
-    # Of a bucket one array is there twice while it is put in order, and one is done.
-    buckets = (_BUCKETS_AT_ONCE + 1) * 3 * BUCKET_BYTES // 2
-    return run + run // 2, min(buckets, 2 * n_bytes)
+def run_bytes(block_bytes: int, packed_bytes: int) -> int:
+    """Bytes that a task of the pack holds at most.
+
+    Parameters
+    ----------
+    block_bytes
+        Of a block of the atlas as it is read.
+    packed_bytes
+        Of its selected genes.
+    """
+    run = max(packed_bytes, min(RUN_BYTES, RUN_BLOCKS * packed_bytes))
+    # A run with its last block, or with one of its arrays once more; a bucket takes less.
+    return run + max(block_bytes, run // 2)
 
 
 def build_pack(
@@ -159,8 +168,8 @@ def build_pack(
 
     Notes
     -----
-    One pass over the atlas; the pack is written twice. Holds the blocks in flight
-    and what :func:`sorting_bytes` says.
+    One pass over the atlas; the pack is written twice. Holds 32 bytes a cell, and what
+    :func:`run_bytes` says where each task runs.
     """
     places = pack_order(datasets.codes, seed)
     return write_pack(atlas, datasets, statistics, genes, places, folder, engine, progress)
@@ -177,32 +186,87 @@ def write_pack(
     progress: Progress = silent,
 ) -> Pack:
     """As :func:`build_pack`, with the ``places`` of :func:`pack_order`."""
-    n_buckets = max(1, -(-pack_bytes(statistics, genes) // BUCKET_BYTES))
+    n_bytes, n_cells = pack_bytes(statistics, genes), atlas.n_cells
     shape = (int((places >= 0).sum()), len(genes))
-    writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets, RUN_BYTES)
+    n_buckets = max(1, -(-n_bytes // BUCKET_BYTES))
+    writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
     selection = GeneSelection.of(genes, atlas.n_genes)
-    shared, n_cells = reference(atlas), atlas.n_cells
+    task = _RunTask(reference(atlas), selection, writer.run_writer)
     give_back()  # what putting cells in order took
 
-    def rows_of(start: int) -> PackBlock:
-        block = shared.get().read(start, min(start + BLOCK_CELLS, n_cells))
-        return select(block, selection, datasets.codes, statistics.totals[start:])
-
-    def in_order(fn: Callable[[int], Piece], buckets: Sequence[int]) -> Iterator[Piece]:
-        window = min(engine.window, _BUCKETS_AT_ONCE)
-        pieces = engine.local.ordered_map(fn, iter(buckets), window)
-        for n, piece in enumerate(pieces, 1):
-            progress("ordering cells (parts)", n, len(buckets))
-            yield piece
+    def in_order(fn: Callable[[Bucket], Sums], buckets: Iterable[Bucket]) -> Iterator[Sums]:
+        for n, sums in enumerate(engine.ordered_map(fn, buckets), 1):
+            progress("ordering cells (parts)", n, writer.n_buckets)
+            yield sums
 
     try:
-        done = 0
-        of_a_block = pack_bytes(statistics, genes) * BLOCK_CELLS // max(1, n_cells)
-        starts = range(0, n_cells, BLOCK_CELLS)
-        for block in engine.ordered_map(rows_of, starts, together=blocks_together(of_a_block)):
-            writer.add(places[block.positions], block)
-            done = min(done + BLOCK_CELLS, atlas.n_cells)
-            progress("packing cells", done, atlas.n_cells)
+        runs = list(_runs(places, statistics, n_bytes, engine.window))
+        for run, lengths in zip(runs, engine.ordered_map(task, runs), strict=True):
+            kept = run.start + np.flatnonzero(run.kept)
+            cells = np.empty(len(kept), CELL)
+            cells["position"], cells["dataset"] = kept, datasets.codes[kept]
+            cells["weight"] = cell_weights(statistics.totals[kept])
+            writer.take(places[kept], cells, lengths)
+            progress("packing cells", run.stop, n_cells)
         return writer.finish(in_order, atlas=atlas.path or ", ".join(atlas.source_names))
     finally:
         writer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Cells of the atlas from ``start`` on that are sorted together, and their places."""
+
+    number: int
+    start: int
+    places: NDArray[np.int64]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.places)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        return self.places >= 0
+
+    def __str__(self) -> str:
+        return f"cells {self.start} to {self.stop}"
+
+
+def _runs(
+    places: NDArray[np.int64], statistics: Statistics, n_bytes: int, at_once: int
+) -> Iterator[_Run]:
+    """Cut the cells, of which ``n_bytes`` are written: the same wherever the cuts are."""
+    firsts = range(0, len(places), BLOCK_CELLS)
+    # Cells in which many genes are seen have more of the selected ones.
+    detected = np.add.reduceat(np.where(places >= 0, statistics.n_detected, 0), firsts)
+    of_block = n_bytes * detected / max(1, detected.sum())
+    most = min(RUN_BLOCKS, -(-len(firsts) // at_once))
+    number = start = 0
+    held = 0.0
+    for first, more in zip(firsts, of_block.tolist(), strict=True):
+        if first - start >= most * BLOCK_CELLS or (start < first and held + more > RUN_BYTES):
+            yield _Run(number, start, places[start:first])
+            number, start, held = number + 1, first, 0.0
+        held += more
+    yield _Run(number, start, places[start:])
+
+
+@dataclass(frozen=True, slots=True)
+class _RunTask:
+    """Reads a run, block by block, and writes it sorted; the entries of its kept cells."""
+
+    atlas: AtlasReference
+    selection: GeneSelection
+    write: RunWriter
+
+    def __call__(self, run: _Run) -> NDArray[np.uint32]:
+        kept = run.kept
+        firsts = range(0, len(kept), BLOCK_CELLS)
+        parts = [self._part(run.start + i, kept[i : i + BLOCK_CELLS]) for i in firsts]
+        return self.write(run.number, run.places[kept], parts)
+
+    def _part(self, start: int, kept: NDArray[np.bool_]) -> Rows:
+        block = self.atlas.get().read(start, start + len(kept))
+        indptr, *entries = selected_entries(block, self.selection, kept)
+        return indptr, tuple(entries)

@@ -68,19 +68,47 @@ def select(
     """
     datasets = codes[block.start : block.start + block.n_cells]
     kept = np.flatnonzero(datasets >= 0)
-    selected = selection.selected.take(block.indices)
-    if len(kept) < block.n_cells:
-        selected &= np.repeat(datasets >= 0, np.diff(block.indptr))
-    entries = np.flatnonzero(selected)
-    # Cells that are left out have no entries now: those of the others follow each other.
-    starts = np.searchsorted(entries, block.indptr)
-    weights = np.zeros(len(kept))
-    np.divide(1.0, totals[kept], out=weights, where=totals[kept] > 0)
+    indptr, genes, counts = selected_entries(block, selection, datasets >= 0)
     return PackBlock(
         positions=kept + block.start,
         datasets=datasets[kept],
-        weights=weights.astype(np.float32),
-        indptr=np.append(starts[kept], len(entries)),
-        genes=selection.places.take(block.indices.take(entries)),
-        counts=block.values.take(entries),
+        weights=cell_weights(totals[kept]),
+        indptr=indptr,
+        genes=genes,
+        counts=counts,
     )
+
+
+def selected_entries(
+    block: Block, selection: GeneSelection, kept: NDArray[np.bool_]
+) -> tuple[
+    NDArray[np.int64],
+    NDArray[np.unsignedinteger],
+    NDArray[np.unsignedinteger | np.signedinteger | np.floating],
+]:
+    """Where the entries of the ``kept`` (n_cells,) cells begin and end, their genes and counts.
+
+    Returns
+    -------
+    indptr, genes, counts
+        As of a :class:`tigon.storage.packs.pack.PackBlock`.
+    """
+    selected = selection.selected.take(block.indices)
+    everyone = bool(kept.all())
+    if not everyone:
+        selected &= np.repeat(kept, np.diff(block.indptr))
+    entries = np.flatnonzero(selected)
+    # Cells that are left out have no entries now: those of the others follow each other.
+    starts = np.searchsorted(entries, block.indptr)
+    return (
+        starts if everyone else np.append(starts[:-1][kept], len(entries)),
+        selection.places.take(block.indices.take(entries)),
+        block.values.take(entries),
+    )
+
+
+def cell_weights(totals: NDArray[np.float64]) -> NDArray[np.float32]:
+    """One over each cell's total count, 0 for an empty cell, shape (n,)."""
+    weights = np.zeros(len(totals))
+    np.divide(1.0, totals, out=weights, where=totals > 0)
+    return weights.astype(np.float32)

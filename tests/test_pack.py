@@ -6,6 +6,9 @@ import os
 import resource
 import subprocess
 import sys
+import zlib
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,8 @@ from scipy import sparse
 
 from tigon.scaling.packing import pack_order
 from tigon.storage.errors import InputError
-from tigon.storage.packs.pack import Pack, PackBlock
+from tigon.storage.packs import stretches
+from tigon.storage.packs.pack import CELL, Pack, PackBlock
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile
 
@@ -49,6 +53,15 @@ def part(block: PackBlock, rows: np.ndarray) -> PackBlock:
     )
 
 
+def add(writer: PackWriter, places: np.ndarray, block: PackBlock, run: int = 0) -> None:
+    """Write a run of cells, and have it noted."""
+    cells = np.empty(len(places), CELL)
+    cells["position"], cells["dataset"] = block.positions, block.datasets
+    cells["weight"] = block.weights
+    rows = (block.indptr, (block.genes, block.counts))
+    writer.take(places, cells, writer.run_writer(run, places, [rows]))
+
+
 def same(a: PackBlock, b: PackBlock) -> bool:
     return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in PackBlock.__slots__)
 
@@ -62,9 +75,9 @@ def test_cells_come_back_in_their_places(
     folder = tmp_path_factory.mktemp("pack") / "pack"
     dtypes = (np.dtype("<u2"), np.dtype("<u2"))
     writer = PackWriter(folder, (n, 12), dtypes, n_buckets)
-    for start in range(0, n, piece):
+    for run, start in enumerate(range(0, n, piece)):
         rows = np.arange(start, min(start + piece, n))
-        writer.add(places[rows], part(block, rows))
+        add(writer, places[rows], part(block, rows), run)
     pack = writer.finish()
     in_place = np.argsort(places)
     assert same(pack.read(0, n), part(block, in_place))
@@ -74,11 +87,55 @@ def test_cells_come_back_in_their_places(
     }  # fmt: skip
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_done_twice_or_late_changes_nothing(tmp_path: Path) -> None:
+    block, places = draw_cells(60, 12, seed=1)
+    dtypes = (np.dtype("<u2"), np.dtype("<u2"))
+    once, again = (PackWriter(tmp_path / name, (60, 12), dtypes, 4) for name in ("one", "two"))
+    whole = (places, [(block.indptr, (block.genes, block.counts))])
+
+    def twice(fn, buckets):  # type: ignore[no-untyped-def]
+        for bucket in buckets:
+            fn(bucket)
+            yield fn(bucket)
+            again.run_writer(0, *whole)
+
+    add(once, places, block)
+    again.run_writer(0, *whole)
+    add(again, places, block)
+    once.finish()
+    again.finish(twice)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    with pytest.raises(FileNotFoundError):
+        again.run_writer(0, *whole)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+
+
+@given(cuts=st.lists(st.integers(0, 900)), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_sums_of_stretches_are_those_of_the_whole_file(cuts: list[int], seed: int) -> None:
+    data = np.random.default_rng(seed).bytes(900)
+    file, pieces = BytesIO(), []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stretches, "STRETCH_BYTES", 100)
+        for start, stop in pairwise([0, *sorted(cuts), 900]):
+            summed = stretches.SummedFile(file, start)
+            summed.writelines([data[start:stop][:7], data[start:stop][7:]])
+            pieces += summed.finish()
+        assert stretches.sums_of_stretches(pieces) == [
+            zlib.crc32(data[i : i + 100]) for i in range(0, 900, 100)
+        ]
+    assert file.getvalue() == data
+
+
 def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     block, places = draw_cells(40, 12, seed=0)
     dtypes = (np.dtype("<u2"), np.dtype("<u2"))
     writer = PackWriter(tmp_path / "pack", (40, 12), dtypes, 3)
-    writer.add(places, block)
+    add(writer, places, block)
     with pytest.raises(InputError, match="holds no finished pack"):
         Pack(tmp_path / "pack")
     pack = writer.finish()
@@ -97,8 +154,8 @@ def test_a_pack_of_more_buckets_than_files_may_be_open(tmp_path: Path) -> None:
     n_open = len(list(Path("/dev/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 110, hard))
     try:
-        for rows in np.array_split(np.arange(400), 3):
-            writer.add(places[rows], part(block, rows))
+        for run, rows in enumerate(np.array_split(np.arange(400), 3)):
+            add(writer, places[rows], part(block, rows), run)
         pack = writer.finish()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -108,10 +165,10 @@ def test_a_pack_of_more_buckets_than_files_may_be_open(tmp_path: Path) -> None:
 FULL_PACK = """
 with writing_scratch(scratch, "for the pack"):
     n, dtypes = 2000, (np.dtype("<u2"), np.dtype("<u2"))
-    ones = np.ones(n, np.uint16)
-    block = PackBlock(np.arange(n), ones, ones, np.arange(n + 1), ones, ones)
+    ones, places = np.ones(n, np.uint16), np.arange(n)
     writer = PackWriter(scratch.folder / "pack", (n, 2), dtypes, 8)
-    writer.add(np.arange(n), block)
+    lengths = writer.run_writer(0, places, [(np.arange(n + 1), (ones, ones))])
+    writer.take(places, np.zeros(n, CELL), lengths)
     print("all cells are scattered")
     writer.finish()
 """
@@ -134,7 +191,7 @@ with writing_scratch(scratch, "for the rows"):
 def test_a_full_disk_is_told(tmp_path: Path, code: str, told: str, purpose: str) -> None:
     start = (
         "import resource\nfrom pathlib import Path\nimport numpy as np\n"
-        "from tigon.storage.packs.pack import PackBlock\n"
+        "from tigon.storage.packs.pack import CELL\n"
         "from tigon.storage.packs.writer import PackWriter\n"
         "from tigon.storage.rows import RowFile\n"
         "from tigon.storage.scratch import Scratch, writing_scratch\n"
@@ -193,7 +250,7 @@ def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
 def test_a_pack_in_memory_is_read_like_one_that_is_not(tmp_path: Path) -> None:
     block, places = draw_cells(60, 12, seed=3)
     writer = PackWriter(tmp_path / "pack", (60, 12), (np.dtype("<u2"), np.dtype("<u2")), 3)
-    writer.add(places, block)
+    add(writer, places, block)
     pack, held = writer.finish(), Pack(tmp_path / "pack")
     held.hold()
     for path in (tmp_path / "pack").iterdir():

@@ -79,7 +79,7 @@ class Atlas:
 class Statistics:
     integer, largest = True, 8.0
     kept, totals = np.ones(n, bool), np.full(n, 100.0)
-    n_cells_detected = np.full(m, n // 5)
+    n_cells_detected, n_detected = np.full(m, n // 5), np.full(n, row)
 
 codes = (np.arange(n) % 3).astype(np.int32)
 datasets = Datasets(("a", "b", "c"), codes, np.ones((3, m), bool))

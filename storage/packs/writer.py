@@ -1,37 +1,109 @@
 """Writing a pack: cells are sorted by their places in it, on disk.
 
-Every cell knows its place in the pack beforehand, so the result does not
-depend on the order or the sizes in which cells arrive, nor on the number of
-buckets or threads.
+Every cell knows its place in the pack beforehand, so the result does not depend on the runs
+that cells come in, nor on the number of buckets, threads or workers. What takes long is done
+by two functions that any thread or process may call that sees the folder, again if need be:
+:class:`RunWriter` writes some cells as a sorted run, :class:`BucketWriter` puts a stretch of
+the pack in its place. Whoever holds the :class:`PackWriter` sees lengths and checksums alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.packs.escape import split_counts
-from tigon.storage.packs.pack import CELL, FILES, FORMAT, Pack, PackBlock, write_description
-from tigon.storage.packs.sorting import RUN_BYTES, RowSorter
-from tigon.storage.packs.stretches import SummedFile
+from tigon.storage.packs.pack import CELL, FILES, FORMAT, Pack, write_description
+from tigon.storage.packs.sorting import Bucket, Rows, RunFiles
+from tigon.storage.packs.stretches import Piece, SummedFile, sums_of_stretches
 
 _INDPTR_CELLS = 2**20
 
+_CELLS, _INDPTR, *_ENTRIES = FILES
 
-Piece = tuple[list[bytes], ...]
-"""Genes and counts of the cells of a bucket, each in pieces."""
+Sums = list[list[Piece]]
+"""Of what was written to the files of genes and of counts."""
 
-OrderedMap = Callable[[Callable[[int], Piece], Sequence[int]], Iterator[Piece]]
-"""As ``map``; may work on several buckets at once, and gives them in order."""
+OrderedMap = Callable[[Callable[[Bucket], Sums], Iterable[Bucket]], Iterable[Sums]]
+"""As ``map``; may work on several buckets at once, and gives what is found in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunWriter:
+    """Writes runs of cells; a pure function but for a file whose bytes are always the same.
+
+    Attributes
+    ----------
+    files
+        Where runs lie.
+    """
+
+    files: RunFiles
+
+    def __call__(
+        self, run: int, places: NDArray[np.int64], parts: Sequence[Rows]
+    ) -> NDArray[np.uint32]:
+        """Write a run.
+
+        Parameters
+        ----------
+        run
+            Its number.
+        places
+            Where each cell goes in the pack, shape (n,).
+        parts
+            The cells in several parts: where those of each begin and end, and their genes and
+            counts.
+
+        Returns
+        -------
+        ndarray of uint32, shape (n,)
+            Entries that each cell takes: counts above 65,535 are split where counts are
+            uint16 in the pack.
+        """
+        if self.files.dtypes[1] == np.uint16:
+            parts = [_split(*part) for part in parts]
+        self.files.write(run, places, parts)
+        return np.concatenate([np.diff(indptr) for indptr, _ in parts]).astype(np.uint32)
+
+
+def _split(indptr: NDArray[np.int64], arrays: tuple[NDArray[Any], ...]) -> Rows:
+    indptr, *entries = split_counts(indptr, *arrays)
+    return indptr, tuple(entries)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketWriter:
+    """Puts a bucket in its place in the pack; pure but for bytes that are always the same.
+
+    Attributes
+    ----------
+    files
+        Where runs lie, and the files of genes and counts, which are as long as they will be.
+    """
+
+    files: RunFiles
+
+    def __call__(self, bucket: Bucket) -> Sums:
+        """The sums of what was written; holds half of the bucket."""
+        before, sums = int(bucket.starts.sum()), []
+        for i, dtype in enumerate(self.files.dtypes):
+            with (self.files.folder / _ENTRIES[i]).open("r+b") as file:
+                summed = SummedFile(file, before * dtype.itemsize)
+                summed.writelines(self.files.read(bucket, i))
+                sums.append(summed.finish())
+        return sums
 
 
 class PackWriter:
-    """Writes one pack; use as ``writer.add(places, block)`` for all cells, then ``finish()``.
+    """Writes one pack: ``writer.take`` what :attr:`run_writer` did, then ``finish()``.
 
     Parameters
     ----------
@@ -44,13 +116,10 @@ class PackWriter:
         where that is uint16; in any other case they must fit.
     n_buckets
         Stretches that are put in order one by one.
-    run_bytes
-        Bytes of cells that are held before they are sorted and written.
 
     Notes
     -----
-    Cells are written twice, and read once in between. Holds 24 bytes for every cell, a run
-    and half of one; then two copies of a bucket for each that is worked on.
+    Cells are written twice, and read once in between. Holds 24 bytes for every cell.
     """
 
     def __init__(
@@ -59,29 +128,40 @@ class PackWriter:
         shape: tuple[int, int],
         dtypes: tuple[np.dtype[Any], np.dtype[Any]],
         n_buckets: int,
-        run_bytes: int = RUN_BYTES,
     ) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
+        # A name of its own: what a lost worker still writes never meets another pack.
+        self._files = RunFiles(folder / f"parts-{uuid4().hex}", dtypes)
+        self._files.folder.mkdir()
         self._n_cells, self._n_genes = shape
-        self._genes, self._counts = dtypes
         self._cells = np.zeros(self._n_cells, CELL)
-        bucket_cells = max(1, -(-self._n_cells // n_buckets))
-        self._rows = RowSorter(folder / "runs", self._n_cells, dtypes, bucket_cells, run_bytes)
+        self._lengths = np.zeros(self._n_cells, np.uint32)
+        self._runs = np.full(self._n_cells, -1, np.int32)
+        self._n_runs = 0
+        self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
 
-    def add(self, places: NDArray[np.int64], block: PackBlock) -> None:
-        """Take the cells of ``block``; ``places`` (n,) says where they go."""
-        self._cells["position"][places] = block.positions
-        self._cells["dataset"][places] = block.datasets
-        self._cells["weight"][places] = block.weights
-        indptr, genes, counts = block.indptr, block.genes, block.counts
-        if self._counts == np.uint16:
-            indptr, genes, counts = split_counts(indptr, genes, counts)
-        narrow = genes.astype(self._genes, copy=False), counts.astype(self._counts, copy=False)
-        self._rows.add(places, indptr, narrow)
+    @property
+    def run_writer(self) -> RunWriter:
+        """What writes runs, here or in another process."""
+        return RunWriter(self._files)
+
+    @property
+    def n_buckets(self) -> int:
+        """Stretches that are put in order one by one."""
+        return -(-self._n_cells // self._bucket_cells)
+
+    def take(
+        self, places: NDArray[np.int64], cells: NDArray[np.void], lengths: NDArray[np.uint32]
+    ) -> None:
+        """Note the next run: its ``places`` (n,), records (``CELL``) and entries (n,)."""
+        assert (self._runs[places] == -1).all(), "a cell is doubled"
+        self._cells[places], self._lengths[places] = cells, lengths
+        self._runs[places] = self._n_runs
+        self._n_runs += 1
 
     def finish(self, ordered_map: OrderedMap = map, atlas: str = "") -> Pack:
-        """Put every bucket in order, join them, and note what the pack is.
+        """Put every bucket in order, and note what the pack is.
 
         Parameters
         ----------
@@ -90,26 +170,21 @@ class PackWriter:
         atlas
             What the cells are of, for people.
         """
-        lengths = self._rows.lengths()
-        n_nonzeros = int(lengths.sum(dtype=np.int64))
-        with ExitStack() as stack:
-            opened = ((self._folder / name).open("wb") for name in FILES)
-            cells, indptr, genes, counts = [SummedFile(stack.enter_context(f)) for f in opened]
-            cells.write(self._cells.view(np.uint8).data)
-            for piece in _running_sums(lengths):
-                indptr.write(piece.view(np.uint8).data)
-            for of_genes, of_counts in ordered_map(self._rows.bucket, range(self._rows.n_buckets)):
-                genes.writelines(of_genes)
-                counts.writelines(of_counts)
+        assert (self._runs >= 0).all(), "a cell is missing"
+        n_nonzeros = int(self._lengths.sum(dtype=np.int64))
+        sums = [
+            _written(self._folder / _CELLS, [self._cells]),
+            _written(self._folder / _INDPTR, _running_sums(self._lengths)),
+            *self._entries(n_nonzeros, ordered_map),
+        ]
         self.close()
-        sums = [file.finish() for file in (cells, indptr, genes, counts)]
         described = {
             "format": FORMAT,
             "n_cells": self._n_cells,
             "n_genes": self._n_genes,
             "n_nonzeros": n_nonzeros,
-            "genes": self._genes.str,
-            "counts": self._counts.str,
+            "genes": self._files.dtypes[0].str,
+            "counts": self._files.dtypes[1].str,
             "atlas": atlas,
             "crc32": dict(zip(FILES, sums, strict=True)),
         }
@@ -118,7 +193,41 @@ class PackWriter:
 
     def close(self) -> None:
         """Remove what was written to sort; a writer that is not finished is of no more use."""
-        self._rows.close()
+        folder = self._files.folder
+        if folder.exists():
+            # First its name, so that a thread that goes on for a moment adds nothing to it.
+            shutil.rmtree(folder.rename(folder.with_suffix(".old")), ignore_errors=True)
+
+    def _entries(self, n_entries: int, ordered_map: OrderedMap) -> list[list[int]]:
+        """Write the files of genes and counts; their sums by stretch."""
+        paths = [self._files.folder / name for name in _ENTRIES]
+        for path, dtype in zip(paths, self._files.dtypes, strict=True):
+            with path.open("wb") as file:
+                file.truncate(n_entries * dtype.itemsize)
+        pieces: Sums = [[], []]
+        for found in ordered_map(BucketWriter(self._files), self._buckets()):
+            for whole, of_bucket in zip(pieces, found, strict=True):
+                whole += of_bucket
+        for path in paths:
+            path.rename(self._folder / path.name)
+        return [sums_of_stretches(whole) for whole in pieces]
+
+    def _buckets(self) -> Iterator[Bucket]:
+        starts = np.zeros(self._n_runs, np.int64)
+        for number in range(self.n_buckets):
+            rows = slice(number * self._bucket_cells, (number + 1) * self._bucket_cells)
+            bucket = Bucket(number, self._lengths[rows], self._runs[rows], starts)
+            yield bucket
+            starts = bucket.stops
+
+
+def _written(path: Path, arrays: Iterable[NDArray[Any]]) -> list[int]:
+    """Write arrays one behind the other; the sums of the file by stretch."""
+    with path.open("wb") as file:
+        summed = SummedFile(file)
+        for array in arrays:
+            summed.write(array.view(np.uint8).data)
+        return sums_of_stretches(summed.finish())
 
 
 def _running_sums(lengths: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
