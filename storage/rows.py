@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.raw import write_array_at
+from tigon.storage.raw import write_array_at, write_slices_at
 
 
 class RowReader(Protocol):
@@ -84,10 +84,9 @@ class RowFile:
         positions, rows = positions[order], np.ascontiguousarray(rows[order], np.float32)
         starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
         stops = np.append(starts[1:], len(positions))
+        offsets = (positions[starts] * self._row_bytes).tolist()
         with self.path.open("r+b", buffering=0) as file:
-            number = file.fileno()
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-                write_array_at(number, rows[start:stop], int(positions[start]) * self._row_bytes)
+            write_slices_at(file.fileno(), rows, starts, stops, offsets)
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write consecutive rows from ``start`` on."""

@@ -214,6 +214,8 @@ def test_a_write_that_stops_midway_goes_on(tmp_path: Path, monkeypatch: pytest.M
     rows = RowFile(tmp_path / "H", (500, 6))
     rows.write(0, H)
     np.testing.assert_array_equal(rows.read(0, 500), H)
+    rows.write_at(np.roll(np.arange(500), 100), H[::-1])
+    np.testing.assert_array_equal(rows.read(0, 500), np.roll(H[::-1], -100, axis=0))
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 400), d=st.integers(1, 6))
