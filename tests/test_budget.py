@@ -13,6 +13,7 @@ import pytest
 from atlases import planted
 
 import tigon
+from tigon.scaling import memory
 from tigon.scaling.alignment import centroids
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.alignment.passes import Passes
@@ -93,6 +94,19 @@ def test_memory_is_watched() -> None:
     with MemoryWatch() as watch:
         held = np.ones(80 * 2**20 // 8)
     assert watch.peak_bytes >= before + 0.9 * held.nbytes
+
+
+def test_watching_takes_little_and_misses_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    whole = memory.tree_bytes
+    monkeypatch.setattr(memory, "tree_bytes", lambda: asked.append(1) or whole())
+    watch = MemoryWatch()
+    for n_mib in (64, 0, 32, 16, 0, 32, 64, 96):
+        held = np.ones(n_mib * 2**17)
+        watch._look()
+        assert watch.peak_bytes >= 0.99 * whole()
+        del held
+    assert 2 <= len(asked) < 8  # what is below the peak is not asked for
 
 
 def integrate(source: Path, out: Path, umap: bool) -> tuple[int, int]:
