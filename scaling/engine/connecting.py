@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 CONNECT_S = 30
 """How long a scheduler may take to answer."""
 
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
+"""Of processes of our own: what they tell of themselves on a dashboard, which is not there, takes
+a twentieth of a processor that the tasks could have."""
+
 # Workers spill from 60 % of their limit on, pause at 80 and are killed at 95.
 _UNDISTURBED = 0.6
 
@@ -116,11 +123,13 @@ def _reached(address: str) -> Iterator[Client]:
 
 @contextmanager
 def _started(n_workers: int, limit_bytes: int) -> Iterator[Client]:
+    import dask
     from distributed import Client, LocalCluster
 
     start: Any = LocalCluster
     connect: Any = Client
     with (
+        dask.config.set(_QUIET),
         start(
             n_workers=n_workers,
             threads_per_worker=1,
