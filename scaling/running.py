@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 HERE = Cluster()
 """No cluster: threads of this process."""
 
+_TASKS = tuple(
+    f"tigon.scaling.{name}" for name in ("statistics", "packing", "inmf.tasks", "inmf.solving")
+)
+"""Where the tasks are from that workers are sent."""
+
 
 def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
     """Refuse an atlas that workers could not open, before any work is done.
@@ -73,6 +78,6 @@ def running(
     needed += [] if cache is None else [cache.absolute()]
     with (
         cluster.connect(plan.task_bytes, BASE_BYTES) as client,
-        ClusterEngine(client, shared, n_threads, plan.window, needed) as engine,
+        ClusterEngine(client, shared, n_threads, plan.window, needed, _TASKS) as engine,
     ):
         yield engine

@@ -181,7 +181,7 @@ def test_a_folder_that_workers_do_not_see_is_refused(
 ) -> None:
     from tigon.scaling.engine import cluster as module
 
-    monkeypatch.setattr(module, "_seen", lambda places: (places, "0"))
+    monkeypatch.setattr(module, "_seen", lambda places, *_: (places, "0"))
     with pytest.raises(InputError, match=rf"does not see {tmp_path}: .* share; choose another"):
         ClusterEngine(client, tmp_path, 1)
 
@@ -198,7 +198,7 @@ def test_another_version_is_refused(
 ) -> None:
     from tigon.scaling.engine import cluster as module
 
-    def seen(places: list[Path]) -> tuple[list[Path], str]:
+    def seen(places: list[Path], *_: Any) -> tuple[list[Path], str]:
         import os
 
         return [], f"version of {os.getpid()}"
@@ -206,6 +206,18 @@ def test_another_version_is_refused(
     monkeypatch.setattr(module, "_seen", seen)
     with pytest.raises(InputError, match=r"has Tigon version of .* install the same version"):
         ClusterEngine(client, tmp_path, 1)
+
+
+def test_workers_load_what_tasks_need(client: Any, tmp_path: Path) -> None:
+    def loaded() -> bool:
+        return "tigon.scaling.inmf.batch" in sys.modules
+
+    assert not any(client.run(loaded).values())
+    with ClusterEngine(client, tmp_path, 1, imported=["tigon.scaling.inmf.batch"]):
+        assert all(client.run(loaded).values())
+    with pytest.raises(InputError, match=r"cannot import Tigon \(No module named 'absent'\)"):
+        ClusterEngine(client, tmp_path, 1, imported=["absent"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cluster_without_workers_is_refused(tmp_path: Path) -> None:

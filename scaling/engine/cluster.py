@@ -72,11 +72,14 @@ class ClusterEngine(ThreadEngine):
         Tasks in flight of maps that run here.
     needed
         What else workers must see.
+    imported
+        Modules of tasks. Workers load them at once, rather than with their first task.
 
     Raises
     ------
     InputError
-        There is no worker, or one does not see the folder, or has another version.
+        There is no worker, or one does not see the folder, has another version, or lacks
+        what tasks need.
 
     Notes
     -----
@@ -91,9 +94,10 @@ class ClusterEngine(ThreadEngine):
         n_threads: int,
         window: int | None = None,
         needed: Sequence[Path] = (),
+        imported: Sequence[str] = (),
     ) -> None:
         super().__init__(n_threads, window)
-        check_workers(client, folder, needed)
+        check_workers(client, folder, needed, imported)
         self._client: Any = client  # whose methods have no types
         self._folder = folder
         self._local = ThreadEngine(n_threads, window)
@@ -322,25 +326,31 @@ def _address(client: Any) -> str:
     return str(client.scheduler.address) if client.scheduler else "an unknown address"
 
 
-def _seen(places: Sequence[Path]) -> tuple[list[Path], str]:
+def _seen(places: Sequence[Path], imported: Sequence[str] = ()) -> tuple[list[Path], str]:
     """What of some places a worker does not see, and its version of Tigon."""
+    from importlib import import_module
     from importlib.metadata import version
 
+    for name in imported:
+        import_module(name)
     return [place for place in places if not place.exists()], version("tigon")
 
 
-def check_workers(client: Any, folder: Path, needed: Sequence[Path] = ()) -> None:
-    """Refuse a cluster that cannot do the work.
+def check_workers(
+    client: Any, folder: Path, needed: Sequence[Path] = (), imported: Sequence[str] = ()
+) -> None:
+    """Refuse a cluster that cannot do the work, and load there the modules that it takes.
 
     Raises
     ------
     InputError
-        There is no worker, or one does not see what it needs, or has another version.
+        There is no worker, or one does not see what it needs, cannot import it, or has
+        another version.
     """
     token = _written(folder / f"token-{uuid4().hex}", b"")
     places = [token, *needed]
     try:
-        answers: dict[str, tuple[list[Path], str]] = client.run(_seen, places)
+        answers: dict[str, tuple[list[Path], str]] = client.run(_seen, places, imported)
         _, own = _seen(places)
     except ModuleNotFoundError as error:
         raise InputError(
