@@ -204,6 +204,34 @@ def test_the_client_is_killed(
     assert [path.name for path in out.parent.iterdir()] == ["run.zarr"]
 
 
+def deadly(mark: Path) -> None:
+    """On a worker: it is killed when the genes of a bucket are written and the counts are not."""
+    import os
+    import signal
+
+    from tigon.storage.packs.sorting import RunFiles
+
+    whole = RunFiles.read
+
+    def fatal(self: RunFiles, bucket: Any, array: int) -> Iterator[bytes]:
+        if array == 1:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, bucket, array)
+
+    RunFiles.read = fatal  # type: ignore[method-assign]
+
+
+def test_a_worker_is_killed_while_it_writes_the_pack(
+    atlas: Path, whole: Run, client: Any, out: Path
+) -> None:
+    mark = out.with_name("killed")
+    client.run(deadly, mark)
+    run = tigon.integrate(atlas, out=out, client=client, **OPTIONS)
+    assert mark.exists()
+    assert_same(run, whole)
+
+
 SCHEDULER = """
 import sys
 from distributed import LocalCluster
