@@ -148,11 +148,15 @@ class ClusterEngine(ThreadEngine):
         name = f"map-{self._name}-{self._n_maps}"
         path = _written(self._folder / f"{name}.pkl", _pickled(fn))
         flying: deque[_Flight] = deque()
+        most = ask_at = 0
         try:
             for n, task in enumerate(tasks):
+                if n == ask_at:  # workers come and go, and to ask is a round trip of its own
+                    most = window or self.window
+                    ask_at += most
                 told = f"{getattr(fn, '__name__', type(fn).__name__)}({task})"
                 flying.append(_Flight(self._client, path, f"{name}-{n}", task, told))
-                if len(flying) >= (window or self.window):
+                if len(flying) >= most:
                     yield flying.popleft().result()
             while flying:
                 yield flying.popleft().result()
