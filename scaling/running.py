@@ -5,9 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tigon.kernels.compiling import load_compiler
 from tigon.scaling.budget import BASE_BYTES, Plan
 from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
 from tigon.storage.publish import remove
@@ -19,10 +21,14 @@ if TYPE_CHECKING:
 HERE = Cluster()
 """No cluster: threads of this process."""
 
-_TASKS = tuple(
-    f"tigon.scaling.{name}" for name in ("statistics", "packing", "inmf.tasks", "inmf.solving")
+_OF_TASKS = (
+    "scaling.statistics",
+    "scaling.packing",
+    "scaling.inmf.tasks",
+    "scaling.inmf.solving",
+    "storage.sources.tigon_atlas",
 )
-"""Where the tasks are from that workers are sent."""
+"""Modules that tasks need on workers."""
 
 
 def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
@@ -76,8 +82,16 @@ def running(
     shared.mkdir()
     needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
     needed += [] if cache is None else [cache.absolute()]
+    load_compiler()  # updates run here
     with (
         cluster.connect(plan.task_bytes, BASE_BYTES) as client,
-        ClusterEngine(client, shared, n_threads, plan.window, needed, _TASKS) as engine,
+        ClusterEngine(client, shared, n_threads, plan.window, needed, _load_tasks) as engine,
     ):
         yield engine
+
+
+def _load_tasks() -> None:
+    """On a worker: load what its tasks will need, rather than with the first of them."""
+    for name in _OF_TASKS:
+        import_module(f"tigon.{name}")
+    load_compiler()

@@ -208,15 +208,17 @@ def test_another_version_is_refused(
         ClusterEngine(client, tmp_path, 1)
 
 
-def test_workers_load_what_tasks_need(client: Any, tmp_path: Path) -> None:
-    def loaded() -> bool:
-        return "tigon.scaling.inmf.batch" in sys.modules
+def test_workers_prepare_or_are_refused(client: Any, tmp_path: Path) -> None:
+    def prepare() -> None:
+        sys.modules["prepared"] = sys
 
-    assert not any(client.run(loaded).values())
-    with ClusterEngine(client, tmp_path, 1, imported=["tigon.scaling.inmf.batch"]):
-        assert all(client.run(loaded).values())
+    def absent() -> None:
+        import absent  # noqa: F401
+
+    with ClusterEngine(client, tmp_path, 1, prepare=prepare):
+        assert all(client.run(lambda: "prepared" in sys.modules).values())
     with pytest.raises(InputError, match=r"cannot import Tigon \(No module named 'absent'\)"):
-        ClusterEngine(client, tmp_path, 1, imported=["absent"])
+        ClusterEngine(client, tmp_path, 1, prepare=absent)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -72,8 +72,8 @@ class ClusterEngine(ThreadEngine):
         Tasks in flight of maps that run here.
     needed
         What else workers must see.
-    imported
-        Modules of tasks. Workers load them at once, rather than with their first task.
+    prepare
+        Called once on each worker that there is, to load what tasks need before the first one.
 
     Raises
     ------
@@ -94,10 +94,10 @@ class ClusterEngine(ThreadEngine):
         n_threads: int,
         window: int | None = None,
         needed: Sequence[Path] = (),
-        imported: Sequence[str] = (),
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(n_threads, window)
-        check_workers(client, folder, needed, imported)
+        check_workers(client, folder, needed, prepare)
         self._client: Any = client  # whose methods have no types
         self._folder = folder
         self._local = ThreadEngine(n_threads, window)
@@ -330,20 +330,24 @@ def _address(client: Any) -> str:
     return str(client.scheduler.address) if client.scheduler else "an unknown address"
 
 
-def _seen(places: Sequence[Path], imported: Sequence[str] = ()) -> tuple[list[Path], str]:
+def _seen(
+    places: Sequence[Path], prepare: Callable[[], None] | None = None
+) -> tuple[list[Path], str]:
     """What of some places a worker does not see, and its version of Tigon."""
-    from importlib import import_module
     from importlib.metadata import version
 
-    for name in imported:
-        import_module(name)
+    if prepare is not None:
+        prepare()
     return [place for place in places if not place.exists()], version("tigon")
 
 
 def check_workers(
-    client: Any, folder: Path, needed: Sequence[Path] = (), imported: Sequence[str] = ()
+    client: Any,
+    folder: Path,
+    needed: Sequence[Path] = (),
+    prepare: Callable[[], None] | None = None,
 ) -> None:
-    """Refuse a cluster that cannot do the work, and load there the modules that it takes.
+    """Refuse a cluster that cannot do the work, and let its workers ``prepare`` for it.
 
     Raises
     ------
@@ -354,7 +358,7 @@ def check_workers(
     token = _written(folder / f"token-{uuid4().hex}", b"")
     places = [token, *needed]
     try:
-        answers: dict[str, tuple[list[Path], str]] = client.run(_seen, places, imported)
+        answers: dict[str, tuple[list[Path], str]] = client.run(_seen, places, prepare)
         _, own = _seen(places)
     except ModuleNotFoundError as error:
         raise InputError(
