@@ -84,7 +84,7 @@ def selected_entries(
 ) -> tuple[
     NDArray[np.int64],
     NDArray[np.unsignedinteger],
-    NDArray[np.unsignedinteger | np.signedinteger | np.floating],
+    NDArray[np.unsignedinteger | np.floating],
 ]:
     """Where the entries of the ``kept`` (n_cells,) cells begin and end, their genes and counts.
 
