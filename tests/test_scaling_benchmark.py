@@ -70,6 +70,7 @@ def test_scaling_at_its_smallest(tmp_path: Path, more: list[str]) -> None:
     assert 0 < line["factorisation_s"] < line["seconds"]
     assert line["schedule"] == ([4, 7] if more else [1, 0])
     assert line["peak_bytes"] > 0
+    assert (line["workers_cpu_s"] > 0) == bool(more)
 
 
 def test_peers_at_their_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
