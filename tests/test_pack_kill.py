@@ -37,10 +37,13 @@ def content(folder):
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 def attempts(work, check, n_kills):
-    started = time.perf_counter()
-    assert finished(child(work)) == 0
-    span = time.perf_counter() - started
-    check(True)
+    spans = []
+    for _ in range(2):  # the longer one was disturbed
+        started = time.perf_counter()
+        assert finished(child(work)) == 0
+        spans.append(time.perf_counter() - started)
+        check(True)
+    span = min(spans)
     rng, n_killed = random.Random(0), 0
     for _ in range(n_kills):
         number = child(work)
