@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -70,9 +71,11 @@ def _tree() -> list[int]:
     process = psutil.Process()
     try:
         found = [process.pid]
+        # Without Path, which takes twice as long: this is done twenty times a second.
         for pid in found:  # which grows meanwhile
-            for told in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, told.read_text().split())
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+                with open(f"/proc/{pid}/task/{thread}/children") as told:  # noqa: PTH123
+                    found += map(int, told.read().split())
         return found
     except OSError:  # not Linux, or a process has ended
         return [process.pid, *(child.pid for child in process.children(recursive=True))]
