@@ -32,6 +32,7 @@ from tigon.factor_calls import listed
 from tigon.scaling.factors.listing import FactorListing
 from tigon.scaling.memory import MemoryWatch
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
 
@@ -122,12 +123,15 @@ def made_up(path: Path, n: int, k: int = 20, m: int = 2000, d: int = 40) -> None
     contents = RunContents(
         obs=obs,
         var=pd.DataFrame(index=[f"gene{i}" for i in range(m)]),
-        W=W,
-        V=dict.fromkeys(names, 0.1 * W),
-        A=np.stack([np.eye(k) * n / d] * d),
-        B=np.zeros((d, m, k)),
+        datasets=names,
         n_cells=np.bincount(dataset, minlength=d),
-        objective=1.0,
+        model=Factors(
+            W=W,
+            V=dict.fromkeys(names, 0.1 * W),
+            A=np.stack([np.eye(k) * n / d] * d),
+            B=np.zeros((d, m, k)),
+            objective=1.0,
+        ),
         obsm={"X_inmf": DrawnRows((n, k))},
     )
     write_run(path, contents)

@@ -37,6 +37,7 @@ from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
 
@@ -298,18 +299,21 @@ class _Stages:
             obs=obs,
             cell_names=KeptNames(self.atlas.obs_columns, prepared.statistics.kept),
             var=gene_table(self.atlas, prepared),
-            W=found.W,
-            V=dict(zip(prepared.datasets.names, found.V, strict=True)),
-            A=solution.A,
-            B=solution.B.transpose(0, 2, 1),
+            datasets=prepared.datasets.names,
             n_cells=found.problem.n_cells,
-            lam=found.problem.lam_by_dataset,
-            objective=solution.objective,
+            model=Factors(
+                W=found.W,
+                V=dict(zip(prepared.datasets.names, found.V, strict=True)),
+                A=solution.A,
+                B=solution.B.transpose(0, 2, 1),
+                lam=found.problem.lam_by_dataset,
+                objective=solution.objective,
+                per_gene={"measured": found.problem.measured, "scale": found.problem.scale},
+                consensus={} if found.consensus is None else asdict(found.consensus),
+            ),
             obsm=obsm,
-            per_gene={"measured": found.problem.measured, "scale": found.problem.scale},
             config=self.config.as_dict(),
             versions=versions(),
             history=found.history.columns(),
             scores=scored,
-            consensus={} if found.consensus is None else asdict(found.consensus),
         )

@@ -49,6 +49,7 @@ from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile, RowReader
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
 from tigon.storage.scratch import Scratch, writing_scratch
@@ -287,15 +288,18 @@ def _contents(
     return RunContents(
         obs=obs,
         var=run.var,
-        W=known.W,
-        V=dict(zip(datasets.names, query.V, strict=True)),
-        A=solution.A,
-        B=solution.B.transpose(0, 2, 1),
+        datasets=datasets.names,
         n_cells=datasets.sizes,
-        lam=np.array([known.lam.get(known.fitted_as(name), lam) for name in datasets.names]),
-        objective=solution.objective,
+        model=Factors(
+            W=known.W,
+            V=dict(zip(datasets.names, query.V, strict=True)),
+            A=solution.A,
+            B=solution.B.transpose(0, 2, 1),
+            lam=np.array([known.lam.get(known.fitted_as(name), lam) for name in datasets.names]),
+            objective=solution.objective,
+            per_gene={"measured": query.problem.measured, "scale": query.problem.scale},
+        ),
         obsm=obsm,
-        per_gene={"measured": query.problem.measured, "scale": query.problem.scale},
         config={**recalling.without_added(run.config), PROJECTED: given},
         versions=versions(),
     )

@@ -32,6 +32,7 @@ from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
 from tigon.storage.scratch import Scratch, writing_scratch
@@ -150,15 +151,19 @@ def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunCont
     return RunContents(
         obs=with_clusters(run.obs.drop(columns=gone, errors="ignore"), arranged),
         var=run.var,
-        W=run.W,
-        V=run.V,
-        A=run.A,
-        B=run.B,
+        datasets=run.datasets,
         n_cells=run.n_cells,
-        lam=run.lam,
-        objective=run.objective,
+        model=Factors(
+            W=run.W,
+            V=run.V,
+            A=run.A,
+            B=run.B,
+            lam=run.lam,
+            objective=run.objective,
+            per_gene={name: run.per_gene(name) for name in run.per_gene_names},
+            consensus={name: np.asarray(found) for name, found in run.consensus.items()},
+        ),
         obsm=obsm,
-        per_gene={name: run.per_gene(name) for name in run.per_gene_names},
         config={
             **recalling.without_added(run.config),
             **_left(run, recalling.LAYOUTS, obsm),
@@ -169,7 +174,6 @@ def _contents(run: Run, dropped: tuple[int, ...], arranged: Arranged) -> RunCont
         versions=versions(),
         history=run.history,
         scores=arranged.scores,
-        consensus={name: np.asarray(found) for name, found in run.consensus.items()},
     )
 
 

@@ -48,6 +48,7 @@ from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
 from tigon.storage.rows import RowFile
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
 from tigon.storage.scratch import Scratch, writing_scratch
@@ -306,19 +307,10 @@ class _Update:
         return RunContents(
             obs=finish_cells(table, version, arranged),
             var=with_detected(self.run.var, arrival),
-            W=known.W,
-            V=dict(known.V),
-            A=np.stack([known.A[name] for name in names]),
-            B=np.stack([known.B[name].T for name in names]),
+            datasets=names,
             n_cells=np.array([known.n_cells[name] for name in names]),
-            lam=np.array([known.lam[name] for name in names]),
-            objective=known.objective(),
+            model=_factors(known),
             obsm=obsm,
-            per_gene={
-                "measured": np.stack([known.measured[name] for name in names]),
-                "scale": np.stack([known.scale[name] for name in names]),
-                "squares": np.stack([known.squares[name] for name in names]),
-            },
             config=self._config(arrival, known),
             versions=versions(),
             history=_continued(self.run.history, history),
@@ -348,6 +340,23 @@ class _Update:
         reference = self._align_config(known).reference
         align = {**config.get("align", {}), "reference": reference}
         return {**config, "align": align, recalling.UPDATES: updates}
+
+
+def _factors(known: Known) -> Factors:
+    names = known.names
+    return Factors(
+        W=known.W,
+        V={name: known.V[name] for name in names},
+        A=np.stack([known.A[name] for name in names]),
+        B=np.stack([known.B[name].T for name in names]),
+        lam=np.array([known.lam[name] for name in names]),
+        objective=known.objective(),
+        per_gene={
+            "measured": np.stack([known.measured[name] for name in names]),
+            "scale": np.stack([known.scale[name] for name in names]),
+            "squares": np.stack([known.squares[name] for name in names]),
+        },
+    )
 
 
 def _present(atlas: Atlas | None) -> Atlas:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from tigon.scaling.embedding.space import to_space
 from tigon.storage.runs.contents import RunContents
+from tigon.storage.runs.factors import Factors
 
 TIMINGS_S = {"statistics": 2.1, "pack": 3.4, "factorise": 21.9, "align": 2.2, "umap": 9.0}
 SCORES = {"ari": 0.853, "nmi": 0.811, "knn_accuracy": 0.921, "mixing": 0.934}
@@ -41,18 +42,21 @@ def build_contents(
     return RunContents(
         obs=obs,
         var=pd.DataFrame({"mean": rng.random(m)}, index=pd.Index(genes, dtype=object)),
-        W=W,
-        V=V,
-        A=np.stack([H[dataset == i].T.astype(float) @ H[dataset == i] for i in range(d)]),
-        B=rng.gamma(1.0, 1.0, (d, m, k)),
+        datasets=names,
         n_cells=np.bincount(dataset, minlength=d),
-        objective=123456.75,
+        model=Factors(
+            W=W,
+            V=V,
+            A=np.stack([H[dataset == i].T.astype(float) @ H[dataset == i] for i in range(d)]),
+            B=rng.gamma(1.0, 1.0, (d, m, k)),
+            objective=123456.75,
+            per_gene={"scale": rng.random((d, m)), "measured": np.ones((d, m), dtype=bool)},
+        ),
         obsm={
             "X_inmf": H,
             "X_inmf_aligned": to_space(H),
             "X_umap": _picture(rng, dataset, cluster, n_clusters),
         },
-        per_gene={"scale": rng.random((d, m)), "measured": np.ones((d, m), dtype=bool)},
         config=_config(k, labels=labels),
         versions={"tigon": "0.1.0", "numpy": np.__version__, "python": "3.11.7"},
         history=_history(rng, n_cells),

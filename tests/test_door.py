@@ -149,7 +149,7 @@ def test_info_of_a_run(run: Path) -> None:
     contents = build_contents(n_cells=300, n_unassigned=3)
     assert facts["kind"] == "run"
     assert (facts["n_cells"], facts["n_genes"], facts["n_components"]) == (300, 60, 8)
-    assert facts["objective"] == contents.objective
+    assert facts["objective"] == contents.model.objective
     assert facts["scores"] == contents.scores
     assert facts["clusters"]["unassigned"] == 3
     assert facts["config"]["solver"]["lam"] == 5.0

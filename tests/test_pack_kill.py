@@ -135,7 +135,7 @@ def work():
     write_run(out(), contents, overwrite=True)
 
 def opens():
-    assert Run.open(out()).objective == contents.objective
+    assert Run.open(out()).objective == contents.model.objective
 
 def check(done):
     global whole, attempt

@@ -137,13 +137,13 @@ def test_top_genes_are_those_of_the_weights(page: Page) -> None:
     card = page.text.split("Factor 3 ")[1].split("Factor 4 ")[0]
     shared, specific = card.split("Own to a dataset:")
     genes = contents.var.index.to_numpy()
-    w = contents.W / np.linalg.norm(contents.W, axis=1, keepdims=True)
+    w = contents.model.W / np.linalg.norm(contents.model.W, axis=1, keepdims=True)
     best = np.argsort(-(w[3] ** 2) / w.sum(axis=0))[:10]
     assert shared.split()[-10:] == genes[best].tolist()
-    V = np.stack([V[3] for V in contents.V.values()])
+    V = np.stack([V[3] for V in contents.model.V.values()])
     gene = int(V.max(axis=0).argmax())
-    owner = list(contents.V)[int(V[:, gene].argmax())]
-    share = 100 * V.max() / contents.W[3].max()
+    owner = list(contents.model.V)[int(V[:, gene].argmax())]
+    share = 100 * V.max() / contents.model.W[3].max()
     assert specific.strip().startswith(f"{genes[gene]} ({owner}, {share:.0f} %)")
     assert "active in one dataset only can still be in the shared W" in page.text
 

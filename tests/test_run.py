@@ -55,14 +55,14 @@ def test_anndata_reads_what_was_written(path: Path, contents: RunContents) -> No
     assert list(adata.var_names) == list(contents.var.index)
     for name, matrix in contents.obsm.items():
         np.testing.assert_array_equal(adata.obsm[name], matrix)
-    np.testing.assert_array_equal(adata.varm["W"], contents.W.T)
-    for name, V in contents.V.items():
+    np.testing.assert_array_equal(adata.varm["W"], contents.model.W.T)
+    for name, V in contents.model.V.items():
         np.testing.assert_array_equal(adata.varm[f"V_{name}"], V.T)
     tigon = adata.uns["tigon"]
     assert isinstance(tigon["objective"], float)
-    assert tigon["objective"] == contents.objective
-    np.testing.assert_array_equal(tigon["statistics"]["A"], contents.A)
-    np.testing.assert_array_equal(tigon["statistics"]["B"], contents.B)
+    assert tigon["objective"] == contents.model.objective
+    np.testing.assert_array_equal(tigon["statistics"]["A"], contents.model.A)
+    np.testing.assert_array_equal(tigon["statistics"]["B"], contents.model.B)
     np.testing.assert_array_equal(tigon["history"]["loss"], contents.history["loss"])
     assert set(tigon) >= {"config", "versions", "history", "timings_s", "peak_memory_bytes"}
 
@@ -74,22 +74,22 @@ def test_xarray_reads_the_statistics(path: Path, contents: RunContents) -> None:
         assert statistics["B"].dims == ("dataset", "gene", "factor")
         assert statistics["n_cells"].dims == ("dataset",)
         assert {statistics[name].dtype.str for name in ("A", "B", "n_cells")} == {"<f8"}
-        assert [str(name) for name in statistics["dataset"].values] == list(contents.V)
+        assert [str(name) for name in statistics["dataset"].values] == list(contents.model.V)
         second = statistics["B"].sel(dataset="donor2", gene="GENE7").values
-        np.testing.assert_array_equal(second, contents.B[1, 6])
+        np.testing.assert_array_equal(second, contents.model.B[1, 6])
 
 
 def test_run_gives_back_what_was_written(path: Path, contents: RunContents) -> None:
     run = Run.open(path)
-    assert run.datasets == tuple(contents.V)
-    np.testing.assert_array_equal(run.W, contents.W)
-    assert list(run.V) == list(contents.V)
-    for name, V in contents.V.items():
+    assert run.datasets == tuple(contents.model.V)
+    np.testing.assert_array_equal(run.W, contents.model.W)
+    assert list(run.V) == list(contents.model.V)
+    for name, V in contents.model.V.items():
         np.testing.assert_array_equal(run.V[name], V)
-    np.testing.assert_array_equal(run.A, contents.A)
-    np.testing.assert_array_equal(run.B, contents.B)
+    np.testing.assert_array_equal(run.A, contents.model.A)
+    np.testing.assert_array_equal(run.B, contents.model.B)
     np.testing.assert_array_equal(run.n_cells, contents.n_cells)
-    np.testing.assert_array_equal(run.per_gene("measured"), contents.per_gene["measured"])
+    np.testing.assert_array_equal(run.per_gene("measured"), contents.model.per_gene["measured"])
     H = np.asarray(contents.obsm["X_inmf"])
     np.testing.assert_array_equal(np.asarray(run.loadings), H)
     np.testing.assert_array_equal(run.loadings.read(100, 117), H[100:117])
@@ -173,8 +173,8 @@ def test_failure_keeps_the_old_run(tmp_path: Path) -> None:
     failing = replace(contents, obsm={"X_inmf": FailingRows(LOST)})
     with pytest.raises(OSError, match="the loadings are lost"):
         write_run(path, failing, overwrite=True)
-    assert Run.open(path).objective == contents.objective
-    write_run(path, replace(contents, objective=7.0), overwrite=True)
+    assert Run.open(path).objective == contents.model.objective
+    write_run(path, replace(contents, model=replace(contents.model, objective=7.0)), overwrite=True)
     assert Run.open(path).objective == 7.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.zarr"]
 
@@ -253,9 +253,7 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"A": np.zeros((3, 8, 7))}, r"A has the wrong shape"),
         ({"n_cells": np.zeros(4)}, r"n_cells has the wrong shape"),
-        ({"objective": float("nan")}, r"objective is not finite"),
         ({"obsm": {"X_inmf": np.zeros((10, 8))}}, r"rows of X_inmf"),
         ({"history": {"step": np.zeros(3), "loss": np.zeros(4)}}, r"differ in length"),
         ({"var": pd.DataFrame(index=["g"] * 60)}, r"gene name is there twice \('g'\)"),
@@ -266,3 +264,18 @@ def test_contents_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         replace(contents, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"A": np.zeros((3, 8, 7))}, r"A has the wrong shape"),
+        ({"objective": float("nan")}, r"objective is not finite"),
+        ({"V": {}}, r"those of the run are needed, in their order \(donor1, donor2, donor3\)"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(
+    contents: RunContents, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(contents, model=replace(contents.model, **change))

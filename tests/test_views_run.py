@@ -49,20 +49,20 @@ def dataset(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.Monk
 def test_everything_is_there_under_its_names(dataset: object, contents: RunContents) -> None:
     assert isinstance(dataset, xarray.Dataset)
     for name, dims, expected in (
-        ("W", ("factor", "gene"), contents.W),
-        ("V", ("dataset", "factor", "gene"), np.stack(list(contents.V.values()))),
+        ("W", ("factor", "gene"), contents.model.W),
+        ("V", ("dataset", "factor", "gene"), np.stack(list(contents.model.V.values()))),
         ("H", ("cell", "factor"), contents.obsm["X_inmf"]),
         ("H_aligned", ("cell", "factor"), contents.obsm["X_inmf_aligned"]),
         ("X_umap", ("cell", "X_umap_axis"), contents.obsm["X_umap"]),
-        ("A", ("dataset", "factor", "factor_b"), contents.A),
-        ("B", ("dataset", "gene", "factor"), contents.B),
+        ("A", ("dataset", "factor", "factor_b"), contents.model.A),
+        ("B", ("dataset", "gene", "factor"), contents.model.B),
         ("n_cells", ("dataset",), contents.n_cells),
-        ("scale", ("dataset", "gene"), contents.per_gene["scale"]),
-        ("measured", ("dataset", "gene"), contents.per_gene["measured"]),
+        ("scale", ("dataset", "gene"), contents.model.per_gene["scale"]),
+        ("measured", ("dataset", "gene"), contents.model.per_gene["measured"]),
     ):
         assert dataset[name].dims == dims
         np.testing.assert_array_equal(dataset[name].to_numpy(), expected)
-    assert float(dataset["objective"]) == contents.objective
+    assert float(dataset["objective"]) == contents.model.objective
     assert dataset.attrs["command"] == contents.command
 
 
@@ -77,9 +77,9 @@ def test_tables_are_coordinates(dataset: object, contents: RunContents) -> None:
             assert found.isna().tolist() == frame[name].isna().tolist()
             assert list(found.dropna()) == list(frame[name].dropna())
     gene = dataset.sel(gene="GENE7", dataset="..")
-    np.testing.assert_array_equal(gene["W"], contents.W[:, 6])
-    np.testing.assert_array_equal(gene["V"], contents.V[".."][:, 6])
-    np.testing.assert_array_equal(gene["B"], contents.B[1, 6])
+    np.testing.assert_array_equal(gene["W"], contents.model.W[:, 6])
+    np.testing.assert_array_equal(gene["V"], contents.model.V[".."][:, 6])
+    np.testing.assert_array_equal(gene["B"], contents.model.B[1, 6])
 
 
 def test_factors_by_cluster(path: Path, contents: RunContents) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from tigon.storage.encoding import key
 from tigon.storage.errors import InputError
+from tigon.storage.runs import components, factors
+from tigon.storage.runs.components import Components
 from tigon.storage.runs.statistics import GROUP
 from tigon.storage.runs.write import FORMAT_VERSION
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 _NOT_BY_GENE = frozenset({"dataset", "gene", "factor", "factor_b", "A", "B", "n_cells", "lam"})
 """What lies among the statistics besides."""
+
+MARKS = (factors.MARK, components.MARK)
+"""Under ``uns/tigon``: what a finished run has one of, by what was made of its cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class StoredRows:
 
 @dataclass(frozen=True)
 class Run:
-    """The result of an integration.
+    """The result of an integration, or of principal components.
 
     Attributes
     ----------
@@ -68,11 +73,12 @@ class Run:
 
     Notes
     -----
-    ``W`` is (k x m) and ``V`` a dict of (k x m) by dataset, for ``k`` factors
+    Of an integration ``W`` is (k x m) and ``V`` a dict of (k x m) by dataset, for ``k`` factors
     and ``m`` genes; ``A``, ``B`` and ``n_cells`` are the statistics by dataset.
     ``obsm("X_inmf")`` are loadings; the rows of ``obsm("X_inmf_aligned")`` are the
     roots of a cell's shares of the aligned factors: squares sum to 1, and
-    Euclidean distances compare cells.
+    Euclidean distances compare cells. A run of principal components has ``components``
+    instead, and ``obsm("X_pca")``.
     Opening reads the metadata only; everything else is read when first used.
     """
 
@@ -118,14 +124,56 @@ class Run:
         """Names of the selected genes."""
         return tuple(str(name) for name in self._array(f"{GROUP}/gene"))
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether it is of an integration, and not of principal components."""
+        return f"uns/tigon/{factors.MARK}" in self.group
+
+    def need_factors(self, what: str) -> None:
+        """Refuse a run that has none.
+
+        Parameters
+        ----------
+        what
+            What needs them, for the message.
+
+        Raises
+        ------
+        InputError
+            It is of principal components.
+        """
+        if not self.has_factors:
+            raise InputError(
+                f"{self.path} is a run of principal components: {what} needs the factors of a run "
+                "of `tigon integrate`; make one of the same counts"
+            )
+
+    @cached_property
+    def components(self) -> Components:
+        """Principal components, with what is proven of them.
+
+        Raises
+        ------
+        InputError
+            It is a run of an integration.
+        """
+        if self.has_factors:
+            raise InputError(
+                f"{self.path} is a run of an integration: it has factors and no principal "
+                "components; `tigon pca` makes a run of these"
+            )
+        return Components.read(self.group)
+
     @cached_property
     def W(self) -> NDArray[np.float32]:
         """Shared metagenes, float32, (k, m)."""
+        self.need_factors("W")
         return np.ascontiguousarray(self._array("varm/W").T)
 
     @cached_property
     def V(self) -> dict[str, NDArray[np.float32]]:
         """Dataset-specific metagenes, float32, (k, m) each."""
+        self.need_factors("V")
         return {
             name: np.ascontiguousarray(self._array(f"varm/V_{key(name)}").T)
             for name in self.datasets
@@ -134,11 +182,13 @@ class Run:
     @property
     def A(self) -> NDArray[np.float64]:
         """Sums of H^T H, float64, (n_datasets, k, k)."""
+        self.need_factors("A")
         return self._array(f"{GROUP}/A")
 
     @property
     def B(self) -> NDArray[np.float64]:
         """Sums of X^T H, float64, (n_datasets, m, k)."""
+        self.need_factors("B")
         return self._array(f"{GROUP}/B")
 
     @property
@@ -188,6 +238,7 @@ class Run:
     @property
     def objective(self) -> float:
         """The objective F at W, V and H."""
+        self.need_factors("F")
         return float(self._figure("objective"))
 
     @property
@@ -262,10 +313,12 @@ class Run:
         Returns
         -------
         xarray.Dataset
-            ``W`` (factor, gene), ``V`` (dataset, factor, gene), the loadings ``H`` and
+            ``W`` (factor, gene), ``V`` (dataset, factor, gene), or ``PCs`` (component, gene) with
+            ``singular_values``, the loadings ``H`` and
             ``H_aligned`` (cell, factor; of the factors that were not dropped, if some
             were: cell, kept_factor), other matrices of cells under their own names,
-            the statistics ``A``, ``B``, ``n_cells`` and those by gene, and ``objective``.
+            the statistics ``A``, ``B``, ``n_cells`` and those by gene, and ``objective``, as
+            far as the run has them.
             Columns of ``obs`` and ``var`` are coordinates, as ``obs_tigon_cluster``.
 
         Raises
@@ -283,13 +336,21 @@ class Run:
         return to_xarray(self)
 
     def __repr__(self) -> str:
-        cells, k = self.loadings.shape
+        matrix, of = (
+            ("X_inmf", "factors") if self.has_factors else (components.SCORES, "components")
+        )
+        cells, k = self.obsm(matrix).shape
+        found = (
+            f"objective {self.objective:.6g}"
+            if self.has_factors
+            else f"{self.components.variance_ratio.sum():.1%} of the variance"
+        )
         return "\n".join(
             [
                 f"Run {self.path}",
                 f"    {cells:,} cells, {len(self.genes):,} genes, "
-                f"{len(self.datasets):,} datasets, {k} factors",
-                f"    objective {self.objective:.6g}",
+                f"{len(self.datasets):,} datasets, {k} {of}",
+                f"    {found}",
                 f"    obsm: {', '.join(self.obsm_names)}",
             ]
         )
@@ -313,15 +374,16 @@ def _open_group(path: Path) -> zarr.Group:
         raise InputError(f"there is no run at {path}: check the path")
     try:
         group = zarr.open_group(str(path), mode="r", use_consolidated=True)
-        finished = "uns/tigon/objective" in group
+        finished = any(f"uns/tigon/{mark}" in group for mark in MARKS)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(
-            f"{path} is not a finished run: open the folder that `tigon integrate` wrote"
+            f"{path} is not a finished run: open the folder that `tigon integrate` or `tigon pca` "
+            "wrote"
         ) from error
     if not finished:
         raise InputError(
-            f"{path} is not a run of Tigon (no uns/tigon/objective): open the folder that "
-            "`tigon integrate` wrote"
+            f"{path} is not a run of Tigon (no uns/tigon/{' or '.join(MARKS)}): open the folder "
+            "that `tigon integrate` or `tigon pca` wrote"
         )
     return group
 

@@ -13,32 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.encoding import ARRAY, DICT, STRINGS
-from tigon.storage.runs.contents import RunContents
 
 if TYPE_CHECKING:
     import zarr
+
+    from tigon.storage.runs.contents import RunContents
 
 GROUP = "uns/tigon/statistics"
 
 
 def write_statistics(root: zarr.Group, contents: RunContents) -> None:
-    """Write A, B, n_cells, lambda and the per-gene matrices with their coordinates."""
+    """Write n_cells with its coordinates, and the names of the genes; a model adds its own."""
     group = root.create_group(GROUP, attributes=DICT)
-    factors = np.arange(contents.n_components)
-    _write_names(group, "dataset", list(contents.V))
+    _write_names(group, "dataset", list(contents.datasets))
     _write_names(group, "gene", [str(gene) for gene in contents.var.index])
-    _write(group, "factor", factors, ("factor",))
-    _write(group, "factor_b", factors, ("factor_b",))
-    _write(group, "A", contents.A.astype(np.float64), ("dataset", "factor", "factor_b"))
-    _write(group, "B", contents.B.astype(np.float64), ("dataset", "gene", "factor"))
-    _write(group, "n_cells", contents.n_cells.astype(np.float64), ("dataset",))
-    if contents.lam is not None:
-        _write(group, "lam", contents.lam.astype(np.float64), ("dataset",))
-    for name, matrix in contents.per_gene.items():
-        _write(group, name, matrix, ("dataset", "gene"))
+    write_statistic(group, "n_cells", contents.n_cells.astype(np.float64), ("dataset",))
 
 
-def _write(group: zarr.Group, name: str, values: NDArray[Any], dims: tuple[str, ...]) -> None:
+def write_statistic(
+    group: zarr.Group, name: str, values: NDArray[Any], dims: tuple[str, ...]
+) -> None:
+    """Write an array with the names of its dimensions."""
     # One chunk per dataset, so that one of hundreds is read alone.
     chunks = (1, *values.shape[1:]) if values.ndim == 3 else values.shape
     array = group.create_array(

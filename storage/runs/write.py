@@ -63,10 +63,11 @@ def write_run(path: str | Path, contents: RunContents, *, overwrite: bool = Fals
     with published(path, overwrite=overwrite) as aside, quiet_writers():
         root = zarr.create_group(store=str(aside), zarr_format=3)
         _write_tables(root, contents)
-        _write_metagenes(root, contents)
+        root.create_group("varm", attributes=DICT)
         _write_obsm(root, contents.obsm)
         _write_uns(root, contents)
         write_statistics(root, contents)
+        contents.model.write(root)
         root.attrs.update(ANNDATA)
         zarr.consolidate_metadata(str(aside))
     return Path(path)
@@ -119,22 +120,6 @@ def _check_columns(table: pd.DataFrame) -> None:
         raise InputError('a column is named "_index": AnnData keeps that name; rename the column')
 
 
-def _write_metagenes(root: zarr.Group, contents: RunContents) -> None:
-    varm = root.create_group("varm", attributes=DICT)
-    matrices = {"W": contents.W}
-    matrices.update({f"V_{key(name)}": V for name, V in contents.V.items()})
-    for name, matrix in matrices.items():
-        transposed = np.ascontiguousarray(matrix.T, dtype=np.float32)  # (m, k)
-        array = varm.create_array(
-            name,
-            shape=transposed.shape,
-            dtype=transposed.dtype,
-            chunks=transposed.shape,
-            attributes=ARRAY,
-        )
-        array[...] = transposed
-
-
 def _write_obsm(root: zarr.Group, obsm: Mapping[str, Any]) -> None:
     write_matrices(root.create_group("obsm", attributes=DICT), obsm)
 
@@ -179,7 +164,7 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
     uns = root.create_group("uns", attributes=DICT)
     tigon: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "objective": float(contents.objective),
+        **contents.model.told(),
         "config": contents.config,
         "versions": contents.versions,
         "history": {name: np.asarray(column) for name, column in contents.history.items()},
@@ -189,8 +174,6 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
         "notices": contents.notices,
         "command": contents.command,
     }
-    if contents.consensus:
-        tigon["consensus"] = contents.consensus
     if contents.memory_limit_bytes is not None:
         tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
     write_elem(uns, "tigon", storable_setting(tigon))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tigon.storage.encoding import key
 from tigon.storage.errors import InputError
+from tigon.storage.runs.components import SCORES
 from tigon.storage.runs.statistics import GROUP
 
 if TYPE_CHECKING:
@@ -21,33 +22,51 @@ _NAMES = {"X_inmf": "H", "X_inmf_aligned": "H_aligned"}
 
 
 def to_xarray(run: Run) -> xarray.Dataset:
-    """All that a run holds by cell, gene, factor and dataset; see ``Run.to_xarray``."""
+    """All that a run holds by cell, gene, factor or component, and dataset; see ``Run``."""
     xr = _import_xarray()
-    factor, obsm = ("gene", "factor"), run.obsm_names
+    statistics = xr.open_zarr(run.path, group=GROUP)
+    tables = _table(run, "obs", "cell") | _table(run, "var", "gene")
+    arrays, coordinates = (_of_factors if run.has_factors else _of_components)(run, xr)
+    dataset: xarray.Dataset = xr.Dataset(
+        {**arrays, **statistics.data_vars},
+        coords={
+            **tables,
+            **coordinates,
+            "dataset": np.array(run.datasets, dtype=object),
+        },
+        attrs={"path": str(run.path), "command": run.command},
+    )
+    return dataset
+
+
+def _of_components(run: Run, xr: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays of a run of principal components, and coordinates of theirs."""
+    arrays = {"PCs": _array(xr, run.group["varm/PCs"], ("gene", "component")).transpose()}
+    for name in run.obsm_names:
+        columns = "component" if name == SCORES else f"{name}_axis"
+        arrays[name] = _array(xr, run.group[f"obsm/{name}"], ("cell", columns))
+    found = run.components
+    for name in ("singular_values", "variance_ratio"):
+        arrays[name] = xr.Variable(("component",), getattr(found, name))
+    return arrays, {"component": np.arange(found.n_components)}
+
+
+def _of_factors(run: Run, xr: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays of a run of an integration, and coordinates of theirs."""
+    factor = ("gene", "factor")
     arrays: dict[str, Any] = {"W": _array(xr, run.group["varm/W"], factor).transpose()}
     metagenes = [_array(xr, run.group[f"varm/V_{key(name)}"], factor) for name in run.datasets]
     arrays["V"] = xr.Variable.concat(metagenes, "dataset").transpose("dataset", "factor", "gene")
     kept = _kept_factors(run)
-    for name in obsm:
+    for name in run.obsm_names:
         columns = "factor" if name in _NAMES else f"{name}_axis"
         if name == "X_inmf_aligned" and len(kept) < len(run.W):
             columns = "kept_factor"
         arrays[_NAMES.get(name, name)] = _array(xr, run.group[f"obsm/{name}"], ("cell", columns))
     arrays["objective"] = run.objective
-    statistics = xr.open_zarr(run.path, group=GROUP)
-    tables = _table(run, "obs", "cell") | _table(run, "var", "gene")
-    dataset: xarray.Dataset = xr.Dataset(
-        {**arrays, **statistics.data_vars},
-        coords={
-            **tables,
-            "factor": np.arange(len(statistics["factor"])),
-            "factor_b": np.arange(len(statistics["factor"])),
-            "dataset": np.array(run.datasets, dtype=object),
-            **({"kept_factor": kept} if len(kept) < len(run.W) else {}),
-        },
-        attrs={"path": str(run.path), "command": run.command},
-    )
-    return dataset
+    numbers = np.arange(len(run.W))
+    some = {"kept_factor": kept} if len(kept) < len(run.W) else {}
+    return arrays, {"factor": numbers, "factor_b": numbers, **some}
 
 
 def _kept_factors(run: Run) -> NDArray[np.int64]:
