@@ -114,6 +114,17 @@ def decompose(passes: Passes, config: PCAConfig) -> Decomposition:
     )
 
 
+def not_converged(found: Decomposition, tol: float) -> str:
+    """What to tell of a decomposition that is not as good as was asked for."""
+    first = found.singular_values[0]
+    own = found.residuals * first / np.maximum(found.singular_values, 1e-300)
+    return (
+        f"components are less exact than asked for after {found.n_passes} passes (residuals up to "
+        f"{own.max():.2g} of the singular value, {tol:g} asked for; singular values up to "
+        f"{found.completeness:.2g} times the last may be missing): set max_passes higher, or tol"
+    )
+
+
 def _by_gram(operator: Operator, config: PCAConfig) -> Eigenpairs:
     from scipy.linalg import eigh
 
@@ -132,7 +143,13 @@ def _by_krylov(operator: Operator, config: PCAConfig) -> Eigenpairs:
     start = start_of(operator, config, of_start)
     probe = np.random.default_rng(of_probe).standard_normal((m, PROBES))
     return block_krylov(
-        operator.product, start, probe, config.n_components, config.tol, config.max_passes
+        operator.product,
+        start,
+        probe,
+        config.n_components,
+        config.tol,
+        config.max_passes,
+        operator.tell,
     )
 
 

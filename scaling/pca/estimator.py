@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tigon.scaling.engine import ThreadEngine, available_threads
 from tigon.scaling.pca.config import PCAConfig, Solver
-from tigon.scaling.pca.decomposing import Decomposition, decompose
+from tigon.scaling.pca.decomposing import Decomposition, decompose, not_converged
 from tigon.scaling.pca.passes import Normalisation, Passes
 from tigon.scaling.pca.rows import Rows
 from tigon.scaling.pca.sources import borrowed_rows
@@ -296,14 +296,3 @@ n_samples_, n_features_in_, solver_, solver_reason_
         self.explained_variance_ = found.singular_values**2 / n
         total = found.moments.total / n
         self.explained_variance_ratio_ = self.explained_variance_ / (total or 1.0)
-
-
-def not_converged(found: Decomposition, tol: float) -> str:
-    """What to tell of a decomposition that is not as good as was asked for."""
-    first = found.singular_values[0]
-    own = found.residuals * first / np.maximum(found.singular_values, 1e-300)
-    return (
-        f"components are less exact than asked for after {found.n_passes} passes (residuals up to "
-        f"{own.max():.2g} of the singular value, {tol:g} asked for; singular values up to "
-        f"{found.completeness:.2g} times the last may be missing): set max_passes higher, or tol"
-    )

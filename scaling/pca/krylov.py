@@ -78,6 +78,7 @@ def block_krylov(
     n_components: int,
     tol: float,
     max_passes: int,
+    tell: Callable[[float], None] | None = None,
 ) -> Eigenpairs:
     """Leading eigenpairs of C = A^T A.
 
@@ -95,6 +96,8 @@ def block_krylov(
         Relative residual at which all is done, see :class:`Eigenpairs`.
     max_passes
         Products at most.
+    tell
+        Told after each pass of the largest residual, relative to its singular value.
 
     Returns
     -------
@@ -111,6 +114,8 @@ def block_krylov(
     for n_passes in range(1, max_passes + 1):
         basis.grow(block, product(block))
         found = basis.ritz(n_components + GUARD)
+        if tell is not None:
+            tell(found.largest(n_components))
         chain = independent(_unit(basis.multiply(chain)))
         block = basis.beyond(np.hstack([found.to_improve(tol), chain]))
         exhausted = not block.shape[1]
@@ -141,6 +146,10 @@ class _Ritz:
     def are_good(self, n: int, tol: float) -> bool:
         """Whether the first ``n`` are as good as asked for."""
         return bool((self.residuals <= self.allowed(tol))[:n].all())
+
+    def largest(self, n: int) -> float:
+        """The largest residual of the first ``n``, relative to their singular values."""
+        return float((self.residuals / np.maximum(self.allowed(1.0), 1e-300))[:n].max(initial=0))
 
     def allowed(self, tol: float) -> Float64:
         """Residuals at which vectors are as good as asked for."""

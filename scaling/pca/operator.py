@@ -29,19 +29,24 @@ class Operator:
     def __init__(self, passes: Passes, *, center: bool, scale: bool) -> None:
         self.passes, self._center, self._scale = passes, center, scale
         self._moments: Moments | None = None
+        self._figures: dict[str, float] = {}
 
     @property
     def moments(self) -> Moments:
         """Of the genes; reads the cells if nothing did so far."""
         if self._moments is None:
-            found = self.passes.sketch(np.zeros((self.passes.rows.shape[1], 1)))
+            found = self.passes.moments()
             self._moments = Moments.of(found, center=self._center, scale=self._scale)
         return self._moments
+
+    def tell(self, residual: float) -> None:
+        """What the next pass shows: the largest residual after the last one."""
+        self._figures = {"largest residual": residual}
 
     def product(self, Q: Float64) -> Float64:
         """C Q, float64, shape (m, l)."""
         onto = self.moments.onto_genes(Q) if self._scale else Q
-        found = self.passes.sketch(onto)
+        found = self.passes.sketch(onto, **self._figures)
         if self._moments is None:
             self._moments = Moments.of(found, center=self._center, scale=False)
         return self._moments.finish(found.product, onto)

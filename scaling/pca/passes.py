@@ -7,9 +7,9 @@ depends on the shape of the result alone: neither on threads nor on workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,14 +99,17 @@ class Passes:
         self.progress = progress
         self.n_passes, self.bytes_read = 0, 0
 
+    def moments(self) -> GeneProducts:
+        """Sums of the genes and of their squares: one pass; the product is of no matter."""
+        return self.sketch(np.zeros((self.rows.shape[1], 1)))
+
     def sketch(self, Q: Float64, **figures: float) -> GeneProducts:
         """Y^T (Y Q) of all cells, shape (m, l), and moments: one pass."""
-        return self._summed(_Sketch(self.rows, self.normalisation, Q), 8 * Q.size, figures)
+        return self.summed(SketchOf(Q), **figures)
 
     def gram(self) -> GeneProducts:
         """Y^T Y of all cells, shape (m, m), and moments: one pass."""
-        m = self.rows.shape[1]
-        found = self._summed(_Gram(self.rows, self.normalisation), 8 * m * m, {})
+        found = self.summed(GramOf(self.rows.shape[1]))
         mirror(found.product)
         return found
 
@@ -114,19 +117,17 @@ class Passes:
         """Rows of Y Q' - offset, float32, a stretch of cells after the other: one pass."""
         self._count()
         task = _Scores(self.rows, self.normalisation, onto, offset)
-        return self._mapped(task, self.rows.cuts(), f"scores (pass {self.n_passes})", {})
+        tasks = tasks_of(self.rows.cuts(), 1)
+        return self._mapped(task, tasks, f"scores, pass {self.n_passes}", {})
 
-    def _summed(
-        self, task: Callable[[Cuts], GeneProducts], n_bytes: int, figures: dict[str, float]
-    ) -> GeneProducts:
+    def summed(self, what: Summing, **figures: float) -> GeneProducts:
+        """Sums over all cells: one pass; ``figures`` are told with it."""
         self._count()
-        cuts = self.rows.cuts()
-        size = min(_MOST_STRETCHES, -(-n_bytes // _STRETCH_BYTES))
-        tasks = [tuple(cuts[i : i + size]) for i in range(0, len(cuts), size)]
-        name = f"sums over cells (pass {self.n_passes})"
+        tasks = tasks_of(self.rows.cuts(), stretches_of(what.n_bytes))
+        name = f"sums over cells, pass {self.n_passes}"
         total: GeneProducts | None = None
-        for found in self._mapped(task, tasks, name, figures):
-            total = found if total is None else _onto(total, found)
+        for found in self._mapped(_Sums(self.rows, self.normalisation, what), tasks, name, figures):
+            total = onto(total, found)
         assert total is not None, "shapes without cells are refused before"
         return total
 
@@ -135,51 +136,141 @@ class Passes:
         self.bytes_read += self.rows.n_bytes
 
     def _mapped(
-        self, task: Any, tasks: list[Any], name: str, figures: dict[str, float]
+        self, task: Any, tasks: list[Cuts], name: str, figures: dict[str, float]
     ) -> Iterator[Any]:
-        for n, found in enumerate(self.engine.ordered_map(task, tasks), 1):
+        n_rows = tasks[-1][-1][1]
+        for cuts, found in zip(tasks, self.engine.ordered_map(task, tasks), strict=True):
             yield found
-            self.progress(f"{name}, parts", n, len(tasks), **figures)
+            self.progress(name, cuts[-1][1], n_rows, **figures)
 
 
-def _onto(total: GeneProducts, found: GeneProducts) -> GeneProducts:
+def stretches_of(n_bytes: int) -> int:
+    """Stretches of a task whose sums take so many bytes."""
+    return min(_MOST_STRETCHES, -(-n_bytes // _STRETCH_BYTES))
+
+
+def tasks_of(cuts: list[tuple[int, int]], size: int) -> list[Cuts]:
+    """Tasks of ``size`` stretches each."""
+    return [tuple(cuts[i : i + size]) for i in range(0, len(cuts), size)]
+
+
+def onto(total: GeneProducts | None, found: GeneProducts) -> GeneProducts:
     """Both together, in the arrays of the first."""
+    if total is None:
+        return found
     for name in ("product", "sums", "squares"):
         array = getattr(total, name)
         array += getattr(found, name)
     return GeneProducts(total.product, total.sums, total.squares, total.n_cells + found.n_cells)
 
 
+class CellSummer(Protocol):
+    """Sums of some cells, added one stretch after the other."""
+
+    def add(self, cells: Cells, transform: Transform) -> None:
+        """Add some cells."""
+        ...
+
+    def found(self) -> GeneProducts:
+        """The sums."""
+        ...
+
+
+class Summing(Protocol):
+    """What is summed over cells."""
+
+    @property
+    def Q(self) -> Float64:
+        """What the cells are multiplied with, shape (m, l); no column for a Gram matrix."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the product."""
+        ...
+
+    def begin(self) -> CellSummer:
+        """Sums of no cells."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Sketch:
-    rows: Rows
-    normalisation: Normalisation
+class SketchOf:
+    """Y^T (Y Q)."""
+
     Q: Float64
 
-    def __call__(self, cuts: Cuts) -> GeneProducts:
-        sketcher, n_cells = Sketcher(self.Q), 0
-        sums = sketcher.zeros()
-        for start, stop in cuts:
-            cells = self.rows.read(start, stop)
-            sketcher.add(cells.tile, self.normalisation.transform(cells, len(self.Q)), sums)
-            n_cells += len(cells.totals)
-        return GeneProducts(sketcher.product(sums), sums[1], sums[2], n_cells)
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the product."""
+        return 8 * self.Q.size
+
+    def begin(self) -> CellSummer:
+        """Sums of no cells."""
+        return _SketchSums(self.Q)
 
 
 @dataclass(frozen=True, slots=True)
-class _Gram:
+class GramOf:
+    """Y^T Y, of which what lies above the diagonal is left to :func:`mirror`."""
+
+    n_genes: int
+
+    @property
+    def Q(self) -> Float64:
+        """None."""
+        return np.zeros((self.n_genes, 0))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the product."""
+        return 8 * self.n_genes**2
+
+    def begin(self) -> CellSummer:
+        """Sums of no cells."""
+        return _GramSums(self.n_genes)
+
+
+class _SketchSums:
+    def __init__(self, Q: Float64) -> None:
+        self._sketcher, self._n_cells = Sketcher(Q), 0
+        self._sums = self._sketcher.zeros()
+
+    def add(self, cells: Cells, transform: Transform) -> None:
+        self._sketcher.add(cells.tile, transform, self._sums)
+        self._n_cells += len(cells.totals)
+
+    def found(self) -> GeneProducts:
+        product = self._sketcher.product(self._sums)
+        return GeneProducts(product, *self._sums[1:], self._n_cells)
+
+
+class _GramSums:
+    def __init__(self, n_genes: int) -> None:
+        self._product, self._sums = np.zeros((n_genes, n_genes)), np.zeros(n_genes)
+        self._n_cells = 0
+
+    def add(self, cells: Cells, transform: Transform) -> None:
+        add_sparse_gram(cells.tile, transform, self._product, self._sums, 1)
+        self._n_cells += len(cells.totals)
+
+    def found(self) -> GeneProducts:
+        squares = self._product.diagonal().copy()
+        return GeneProducts(self._product, self._sums, squares, self._n_cells)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
     rows: Rows
     normalisation: Normalisation
+    what: Summing
 
     def __call__(self, cuts: Cuts) -> GeneProducts:
-        m, n_cells = self.rows.shape[1], 0
-        out, sums = np.zeros((m, m)), np.zeros(m)
+        sums, m = self.what.begin(), self.rows.shape[1]
         for start, stop in cuts:
             cells = self.rows.read(start, stop)
-            transform = self.normalisation.transform(cells, m)
-            add_sparse_gram(cells.tile, transform, out, sums, 1)
-            n_cells += len(cells.totals)
-        return GeneProducts(out, sums, out.diagonal().copy(), n_cells)
+            sums.add(cells, self.normalisation.transform(cells, m))
+        return sums.found()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +280,8 @@ class _Scores:
     onto: Float64
     offset: Float64
 
-    def __call__(self, cut: tuple[int, int]) -> NDArray[np.float32]:
-        cells = self.rows.read(*cut)
+    def __call__(self, cuts: Cuts) -> NDArray[np.float32]:
+        cells = self.rows.read(*cuts[0])
         transform = self.normalisation.transform(cells, len(self.onto))
         product = Sketcher(self.onto).project(cells.tile, transform)
         return (product - self.offset).astype(np.float32)

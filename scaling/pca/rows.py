@@ -7,7 +7,7 @@ is a task; what is read is pure, so that a task may run anywhere and again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from tigon.scaling.selecting import GeneSelection
 from tigon.storage.errors import InputError
 from tigon.storage.packs.reader import CellReader
 from tigon.storage.views.reopening import AtlasReference
+
+if TYPE_CHECKING:
+    from tigon.storage.block import Block
 
 BLOCK_CELLS = 2048
 """Cells that are decoded at a time."""
@@ -101,23 +104,39 @@ class AtlasRows:
         block = self.atlas.get().read(start, stop)
         of_no_kind = np.zeros(block.n_genes, np.uint8)
         totals = cell_sums(block.indptr, block.indices, block.values, of_no_kind, 0).totals
-        entries = np.flatnonzero(self.selection.selected.take(block.indices))
-        tile = CellTile(
-            np.arange(block.n_cells, dtype=np.int64),
-            np.searchsorted(entries, block.indptr),
-            self.selection.places.take(block.indices.take(entries)),
-            block.values.take(entries),
-            np.ones(block.n_cells, np.float32),
-        )
-        return _only(Cells(tile, totals), self.kept, start, stop)
+        kept = None if self.kept is None else self.kept[start:stop]
+        return cells_of_block(block, self.selection, totals, kept)
 
 
-def _only(cells: Cells, kept: NDArray[np.bool_] | None, start: int, stop: int) -> Cells:
-    if kept is None or kept[start:stop].all():
-        return cells
-    rows = np.flatnonzero(kept[start:stop])
-    tile = CellTile(rows, *cells.tile.arrays[1:])
-    return Cells(tile, cells.totals[rows])
+def cells_of_block(
+    block: Block,
+    selection: GeneSelection,
+    totals: NDArray[np.float64],
+    kept: NDArray[np.bool_] | None,
+) -> Cells:
+    """Kept cells and selected genes of a block.
+
+    Parameters
+    ----------
+    block, totals
+        Cells over all genes of the atlas, and the sums of their counts, shape (n,).
+    selection
+        Which genes.
+    kept
+        Which cells, shape (n,); None for all.
+    """
+    entries = np.flatnonzero(selection.selected.take(block.indices))
+    tile = CellTile(
+        np.arange(block.n_cells, dtype=np.int64),
+        np.searchsorted(entries, block.indptr),
+        selection.places.take(block.indices.take(entries)),
+        block.values.take(entries),
+        np.ones(block.n_cells, np.float32),
+    )
+    if kept is None or kept.all():
+        return Cells(tile, totals)
+    rows = np.flatnonzero(kept)
+    return Cells(CellTile(rows, *tile.arrays[1:]), totals[rows])
 
 
 @dataclass(frozen=True, slots=True)

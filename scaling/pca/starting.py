@@ -28,10 +28,10 @@ Float64 = NDArray[np.float64]
 SAMPLE_CELLS, SAMPLE_BYTES = 8192, 64 * 2**20
 """Most cells of a sample, and bytes that they decode to."""
 
-_PASSES = 5
+SAMPLE_PASSES = 5
 """Over the sample."""
 
-_RANDOM = 8
+RANDOM = 8
 """Random directions that a start has besides."""
 
 
@@ -94,11 +94,11 @@ def start_of(operator: Operator, config: PCAConfig, seed: np.random.SeedSequence
     held = Passes(sample(whole, chosen), whole.normalisation, whole.engine.local, silent)
     n_cells, m = held.rows.shape
     n = min(config.n_components + GUARD, n_cells - 1, m)
-    others = random.standard_normal((m, min(_RANDOM, m)))
+    others = random.standard_normal((m, min(RANDOM, m)))
     if n < 1:
         return others
     drawn = random.standard_normal((m, min(n + GUARD, m)))
     probe = random.standard_normal((m, PROBES))
     of_sample = Operator(held, center=config.center, scale=config.scale)
-    found = block_krylov(of_sample.product, drawn, probe, n, config.tol, _PASSES)
+    found = block_krylov(of_sample.product, drawn, probe, n, config.tol, SAMPLE_PASSES)
     return np.hstack([found.vectors, others])
