@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tigon.scaling.config import IntegrateConfig
     from tigon.scaling.embedding.config import EmbedConfig
     from tigon.scaling.inmf.config import INMFConfig
+    from tigon.scaling.preparing import PrepareConfig
     from tigon.storage import Atlas
 
 MIB = 2**20
@@ -170,12 +171,7 @@ def plan_run(
         if limit is None or max(stages.values()) <= limit:
             break
     else:
-        stage = max(stages, key=lambda name: stages[name])
-        raise MemoryLimitError(
-            f"the memory limit of {format_bytes(limit or 0)} is too small: "
-            f"{stage} needs {format_bytes(stages[stage])}; set --memory-limit "
-            f"{-(-stages[stage] // MIB)}MiB or more"
-        )
+        raise too_small(limit, stages)
     known = atlas.n_nonzeros
     return Plan(
         stages,
@@ -184,6 +180,24 @@ def plan_run(
         pack_passes=_fewest_passes(config.inmf, atlas.n_cells),
         atlas_bytes=None if known is None else known * 4 + 8 * atlas.n_cells,
         task_bytes=task_bytes,
+    )
+
+
+def too_small(limit: int | None, stages: Mapping[str, int]) -> MemoryLimitError:
+    """The error of a limit that not even one task at a time fits in.
+
+    Parameters
+    ----------
+    limit
+        The limit, in bytes.
+    stages
+        Bytes of each stage then.
+    """
+    stage = max(stages, key=lambda name: stages[name])
+    return MemoryLimitError(
+        f"the memory limit of {format_bytes(limit or 0)} is too small: "
+        f"{stage} needs {format_bytes(stages[stage])}; set --memory-limit "
+        f"{-(-stages[stage] // MIB)}MiB or more"
     )
 
 
@@ -199,7 +213,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
     minibatch_cells = min(config.inmf.minibatch_size, atlas.n_cells)
-    always = STREAMING_BYTES + CELL_BYTES * atlas.n_cells + _table_bytes(atlas, config)
+    always = STREAMING_BYTES + CELL_BYTES * atlas.n_cells + table_bytes(atlas, config.prepare)
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     packed = _packed_bytes(atlas, n_genes, k)
     moments = 20 * n_datasets * atlas.n_genes
@@ -271,9 +285,9 @@ def n_landmarks(n_cells: int, embed: EmbedConfig) -> int:
     return n_cells if n_cells <= 2 * embed.n_landmarks else embed.n_landmarks
 
 
-def _table_bytes(atlas: Atlas, config: IntegrateConfig) -> int:
+def table_bytes(atlas: Atlas, config: PrepareConfig) -> int:
     """Of the table of cells, which only a choice of cells needs whole; read, and as it is kept."""
-    if config.prepare.cells is not None:
+    if config.cells is not None:
         return 2 * int(atlas.obs.memory_usage(deep=True).sum())
     return 2 * atlas.obs_columns.held_bytes
 

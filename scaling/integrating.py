@@ -28,10 +28,9 @@ from tigon.scaling.job import Job, job_place
 from tigon.scaling.journal import Journal
 from tigon.scaling.kept import prepared_arrays, prepared_of, solution_arrays, solution_of
 from tigon.scaling.memory import MemoryWatch, give_back
-from tigon.scaling.preparing import Prepared, chosen_datasets, prepare
+from tigon.scaling.preparing import Prepared, check_label_key, chosen_datasets, prepare
 from tigon.scaling.recording import KeptNames, cell_table, gene_table, rows_of_kept, versions
 from tigon.scaling.running import HERE, check_reachable, running
-from tigon.storage.errors import InputError
 from tigon.storage.packs.cache import PackCache
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import check_output
@@ -61,11 +60,7 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = H
     datasets = chosen_datasets(atlas, config.prepare, config.inmf.n_components)
     k, small = config.inmf.n_components, config.prepare.small_datasets
     config.inmf.lam_of(resolve_small(datasets, k, small).names)
-    if config.label_key is not None and config.label_key not in atlas.obs_columns:
-        raise InputError(
-            f"the label key {config.label_key!r} is not a column of obs: there are "
-            f"{', '.join(atlas.obs_columns)}; choose one of these"
-        )
+    check_label_key(atlas, config.label_key)
     check_reachable(atlas, cluster)
     return plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
 

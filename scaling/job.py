@@ -42,6 +42,8 @@ _LOCK = "tigon-lock"
 _FORMAT = 2
 _STEPS = {
     "prepared.npz": "the first pass",
+    "sums-*.npz": "the sums of some passes",
+    "components.npz": "the components",
     "pack/pack.json": "packing",
     "checkpoint.npz": "some training",
     "batch/checkpoint.npz": "some training",

@@ -172,11 +172,7 @@ def prepare(
     everyone = chosen_datasets(atlas, config, n_components)
     wanted = _listed(atlas, config)
     statistics = first_pass(atlas, everyone, config.cell_filter, engine, progress)
-    if not statistics.kept.any():
-        raise InputError(
-            f"none of {atlas.n_cells} cells passes the filters ({config.cell_filter}): at least "
-            "one is needed; relax --min-genes, --min-counts, --max-mito or --cells"
-        )
+    check_some_kept(statistics, config.cell_filter)
     kept = everyone.keep(statistics.kept)
     datasets = resolve_small(kept, n_components, config.small_datasets)
     statistics = statistics.merged(everyone, datasets)
@@ -188,6 +184,36 @@ def prepare(
     _check_components(n_components, int(statistics.kept.sum()), len(genes))
     _check_measured(atlas, datasets, genes)
     return Prepared(datasets, statistics, genes, kept.now_in(datasets), shared)
+
+
+def check_some_kept(statistics: Statistics, cell_filter: CellFilter) -> None:
+    """Refuse filters that no cell passes.
+
+    Raises
+    ------
+    InputError
+        None does.
+    """
+    if not statistics.kept.any():
+        raise InputError(
+            f"none of {len(statistics.kept)} cells passes the filters ({cell_filter}): at least "
+            "one is needed; relax --min-genes, --min-counts, --max-mito or --cells"
+        )
+
+
+def check_label_key(atlas: Atlas, label_key: str | None) -> None:
+    """Refuse labels that are not there.
+
+    Raises
+    ------
+    InputError
+        There is no such column of ``obs``.
+    """
+    if label_key is not None and label_key not in atlas.obs_columns:
+        raise InputError(
+            f"the label key {label_key!r} is not a column of obs: there are "
+            f"{', '.join(atlas.obs_columns)}; choose one of these"
+        )
 
 
 def chosen_datasets(atlas: Atlas, config: PrepareConfig, n_components: int) -> Datasets:

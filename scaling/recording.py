@@ -104,8 +104,8 @@ class KeptNames:
 def cell_table(
     atlas: Atlas,
     prepared: Prepared,
-    clusters: NDArray[np.int32],
-    landmarks: NDArray[np.int64],
+    clusters: NDArray[np.int32] | None = None,
+    landmarks: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """``obs`` of a run: the atlas's columns of the kept cells and what was found.
 
@@ -116,10 +116,11 @@ def cell_table(
     atlas, prepared
         The cells and what takes part.
     clusters
-        Cluster of each kept cell, shape (n_kept,); negative for none.
+        Cluster of each kept cell, shape (n_kept,); negative for none. None where cells are not
+        clustered.
     landmarks
         Which kept cells were clustered and laid out, the others being placed
-        among them; a column says so where it is not all.
+        among them; a column says so where it is not all. None as for ``clusters``.
     """
     import pandas as pd
 
@@ -132,13 +133,14 @@ def cell_table(
         "total_counts": found.totals[kept],
         "n_genes_by_counts": found.n_detected[kept],
         "tigon_dataset": pd.Categorical.from_codes(codes, pd.Index(prepared.datasets.names)),
-        "tigon_cluster": cluster_column(clusters),
     }
+    if clusters is not None:
+        new["tigon_cluster"] = cluster_column(clusters)
     if found.mitochondrial.any():
         new["pct_counts_mt"] = 100 * found.mitochondrial[kept]
     if found.ribosomal.any():
         new["pct_counts_ribo"] = 100 * found.ribosomal[kept]
-    if len(landmarks) < (clusters >= 0).sum():
+    if clusters is not None and landmarks is not None and len(landmarks) < (clusters >= 0).sum():
         new["tigon_landmark"] = is_landmark = np.zeros(len(codes), bool)
         is_landmark[landmarks] = True
     # Every atlas has a column tigon_dataset, of the sources.

@@ -9,7 +9,7 @@ cell positions and folded in order, in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from tigon.storage.views.reopening import reference
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
+    from tigon.storage.block import Block
 
 BLOCK_CELLS = 2048
 """Cells per task; fixed, so that sums do not depend on storage or threads."""
@@ -118,7 +119,25 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class _BlockSums:
+class BlockSums:
+    """What a block of cells adds to the statistics.
+
+    Attributes
+    ----------
+    start
+        Its first cell.
+    cells
+        Sums of each of its n cells.
+    kept
+        Which of them are kept, bool, shape (n,).
+    touched
+        Datasets that they are of, int64, shape (t,).
+    inverse_totals, genes
+        Sums over the kept ones, by these datasets.
+    largest, integer
+        As in :class:`Statistics`.
+    """
+
     start: int
     cells: CellSums
     kept: NDArray[np.bool_]
@@ -127,6 +146,89 @@ class _BlockSums:
     genes: GeneSums
     largest: float
     integer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounting:
+    """How a block is counted, wherever its task runs.
+
+    Attributes
+    ----------
+    codes
+        Dataset of each cell of the atlas, int32, shape (n_cells,); -1 for one left out.
+    cell_filter
+        Which of the others to keep.
+    kinds
+        Kind of each gene, uint8, shape (n_genes,).
+    """
+
+    codes: NDArray[np.int32]
+    cell_filter: CellFilter
+    kinds: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, atlas: Atlas, datasets: Datasets, cell_filter: CellFilter) -> Self:
+        """Of the cells and genes of an atlas."""
+        return cls(datasets.codes, cell_filter, kinds_of(atlas.var_columns.index))
+
+    def kept(self, block: Block) -> tuple[CellSums, NDArray[np.bool_]]:
+        """Sums of each cell, and which cells are kept, shape (n,)."""
+        cells = cell_sums(block.indptr, block.indices, block.values, self.kinds, COUNTED)
+        codes = self.codes[block.start : block.start + block.n_cells]
+        return cells, (codes >= 0) & self.cell_filter.passes(cells)
+
+    def count(self, block: Block) -> BlockSums:
+        """What a block adds to the statistics."""
+        cells, kept = self.kept(block)
+        weights = np.divide(1.0, cells.totals, out=np.zeros(len(kept)), where=cells.totals > 0)
+        codes = self.codes[block.start : block.start + block.n_cells]
+        touched, local = np.unique(codes[kept], return_inverse=True)
+        rows = np.full(len(kept), -1, np.int64)
+        rows[kept] = local
+        shape = (len(touched), block.n_genes)
+        genes = gene_sums(block.indptr, block.indices, block.values, weights, rows, shape)
+        inverse = np.bincount(local, weights[kept], minlength=len(touched))
+        values = block.values
+        return BlockSums(
+            block.start,
+            cells,
+            kept,
+            touched.astype(np.int64),
+            inverse.astype(float),
+            genes,
+            largest=float(values.max(initial=0)),
+            integer=values.dtype.kind != "f" or bool((values % 1 == 0).all()),
+        )
+
+    @property
+    def most_datasets(self) -> int:
+        """Datasets that a block has at most."""
+        starts = range(0, len(self.codes), BLOCK_CELLS)
+        return max(len(np.unique(self.codes[start : start + BLOCK_CELLS])) for start in starts)
+
+
+class Folding:
+    """Statistics of the blocks that were added, in their order.
+
+    Parameters
+    ----------
+    n_cells, n_datasets, n_genes
+        Of the atlas, and of its datasets.
+    """
+
+    def __init__(self, n_cells: int, n_datasets: int, n_genes: int) -> None:
+        self._total = _empty(n_cells, n_datasets, n_genes)
+        self._largest, self._integer = 0.0, True
+
+    def add(self, sums: BlockSums) -> None:
+        """Add a block."""
+        _fold(self._total, sums)
+        self._largest = max(self._largest, sums.largest)
+        self._integer = self._integer and sums.integer
+
+    def statistics(self) -> Statistics:
+        """What was found."""
+        return Statistics(**self._total, largest=self._largest, integer=self._integer)
 
 
 def first_pass(
@@ -158,45 +260,18 @@ def first_pass(
     One pass. Holds n_datasets * n_genes * 20 bytes, 29 bytes a cell, and the
     blocks in flight.
     """
-    kinds = kinds_of(atlas.var_columns.index)
+    counting = BlockCounting.of(atlas, datasets, cell_filter)
     shared, (n_cells, n_genes) = reference(atlas), atlas.shape
 
-    def sums_of(start: int) -> _BlockSums:
-        stop = min(start + BLOCK_CELLS, n_cells)
-        block = shared.get().read(start, stop)
-        arrays = (block.indptr, block.indices, block.values)
-        cells = cell_sums(*arrays, kinds, COUNTED)
-        codes = datasets.codes[start:stop]
-        kept = (codes >= 0) & cell_filter.passes(cells)
-        weights = np.divide(1.0, cells.totals, out=np.zeros(len(kept)), where=cells.totals > 0)
-        touched, local = np.unique(codes[kept], return_inverse=True)
-        rows = np.full(len(kept), -1, np.int64)
-        rows[kept] = local
-        genes = gene_sums(*arrays, weights, rows, (len(touched), n_genes))
-        inverse = np.bincount(local, weights[kept], minlength=len(touched))
-        largest = float(block.values.max(initial=0))
-        integer = block.values.dtype.kind != "f" or bool((block.values % 1 == 0).all())
-        return _BlockSums(
-            start,
-            cells,
-            kept,
-            touched.astype(np.int64),
-            inverse.astype(float),
-            genes,
-            largest,
-            integer,
-        )
+    def sums_of(start: int) -> BlockSums:
+        return counting.count(shared.get().read(start, min(start + BLOCK_CELLS, n_cells)))
 
-    total = _empty(atlas.n_cells, len(datasets.names), atlas.n_genes)
-    largest, integer = 0.0, True
-    starts = range(0, n_cells, BLOCK_CELLS)
-    most = max(len(np.unique(datasets.codes[start : start + BLOCK_CELLS])) for start in starts)
-    together = blocks_together(moments_bytes(most, n_genes))
-    for sums in engine.ordered_map(sums_of, starts, together=together):
-        _fold(total, sums)
-        largest, integer = max(largest, sums.largest), integer and sums.integer
-        progress("reading cells", sums.start + len(sums.kept), atlas.n_cells)
-    return Statistics(**total, largest=largest, integer=integer)
+    total = Folding(n_cells, len(datasets.names), n_genes)
+    together = blocks_together(moments_bytes(counting.most_datasets, n_genes))
+    for sums in engine.ordered_map(sums_of, range(0, n_cells, BLOCK_CELLS), together=together):
+        total.add(sums)
+        progress("reading cells", sums.start + len(sums.kept), n_cells)
+    return total.statistics()
 
 
 def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any]]:
@@ -213,7 +288,7 @@ def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any
     }
 
 
-def _fold(total: dict[str, NDArray[Any]], sums: _BlockSums) -> None:
+def _fold(total: dict[str, NDArray[Any]], sums: BlockSums) -> None:
     cells = slice(sums.start, sums.start + len(sums.kept))
     total["totals"][cells] = sums.cells.totals
     total["n_detected"][cells] = sums.cells.n_genes
