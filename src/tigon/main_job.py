@@ -31,21 +31,22 @@ if TYPE_CHECKING:
     from tigon.storage.runs.run import Run
 
 
-def _options_of(config: type, *, besides: tuple[str, ...] = ()) -> tuple[str, ...]:
+def options_of(config: type, *, besides: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the options of a configuration, without those in ``besides``."""
     return tuple(field.name for field in fields(config) if field.name not in besides)
 
 
-_OPEN = _options_of(OpenConfig, besides=("sources",))
-_PREPARE = _options_of(PrepareConfig, besides=("cell_filter",))
-_FILTER = _options_of(CellFilter)
-_INMF = _options_of(INMFConfig)
-_EMBED = _options_of(EmbedConfig)
+OPEN = options_of(OpenConfig, besides=("sources",))
+_PREPARE = options_of(PrepareConfig, besides=("cell_filter",))
+FILTER = options_of(CellFilter)
+_INMF = options_of(INMFConfig)
+_EMBED = options_of(EmbedConfig)
 # The neighbours that one asks for are those of the graph, not the voters of the alignment.
-_ALIGN = _options_of(AlignConfig, besides=("n_neighbors",))
+_ALIGN = options_of(AlignConfig, besides=("n_neighbors",))
 _NOT_RUNS = frozenset({".h5ad", ".h5", ".html", ".loom", ".csv"})
 """Endings of ``out`` that promise another type of file."""
-_CLUSTER = ("client", "scheduler", "workers")
-_OTHERS = ("cache", "drop_factors", "label_key", "memory_limit", "n_threads", "scratch", *_CLUSTER)
+CLUSTER = ("client", "scheduler", "workers")
+_OTHERS = ("cache", "drop_factors", "label_key", "memory_limit", "n_threads", "scratch", *CLUSTER)
 
 
 def integrate(
@@ -132,13 +133,13 @@ def integrate(
     copy beside ``out``, or from one in ``cache``, which spares a pass where it is
     there already. Results are the same for any ``n_threads``.
     """
-    cache, cluster = options.pop("cache", None), _cluster(options)
+    cache, cluster = options.pop("cache", None), _scheduled(options)
     config, scratch = _configure(source, options)
     out = Path(out)
     check_outputs(out, overwrite=overwrite, report=report)
     scratch = scratch or out.absolute().parent
     with told_to(progress=progress) as tell:
-        with _opened(source, config.opening, scratch) as atlas:
+        with opened(source, config.opening, scratch) as atlas:
             run = integrate_atlas(
                 atlas,
                 config,
@@ -189,12 +190,12 @@ def plan(
         As for :func:`integrate`, as far as it is known without the counts.
     """
     options.pop("cache", None)  # what a job costs without a pack that is kept
-    cluster = _cluster(options)
+    cluster = _scheduled(options)
     config, scratch = _configure(source, options)
     if out is not None:
         check_outputs(Path(out), overwrite=overwrite, report=report)
     scratch = scratch or Path(out or "run.zarr").absolute().parent
-    with _opened(source, config.opening, scratch) as atlas:
+    with opened(source, config.opening, scratch) as atlas:
         return plan_integration(atlas, config, cluster)
 
 
@@ -243,18 +244,22 @@ def told_to(*, progress: Progress | bool | None) -> Iterator[Progress]:
             yield shown
 
 
-def _opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:
+def opened(source: Counts, opening: OpenConfig, scratch: Path) -> AbstractContextManager[Atlas]:
+    """An atlas for the length of a block, of whatever a caller has."""
     use_one_heap()  # before readers have threads, each of which would take one
-    how = {name: getattr(opening, name) for name in _OPEN}
+    how = {name: getattr(opening, name) for name in OPEN}
     return borrowed_atlas(source, scratch=scratch, **how)
 
 
-def _cluster(options: dict[str, Any]) -> Cluster:
-    """Take what says where tasks run out of the options, and settle the schedule for it."""
-    given = {name: options.pop(name, None) for name in _CLUSTER}
-    cluster = Cluster(
-        client=given["client"], scheduler=given["scheduler"], n_workers=given["workers"]
-    )
+def cluster_of(options: dict[str, Any]) -> Cluster:
+    """Take what says where tasks run out of the options."""
+    given = {name: options.pop(name, None) for name in CLUSTER}
+    return Cluster(client=given["client"], scheduler=given["scheduler"], n_workers=given["workers"])
+
+
+def _scheduled(options: dict[str, Any]) -> Cluster:
+    """The cluster, with the schedule settled for it."""
+    cluster = cluster_of(options)
     schedule = schedule_options(on_cluster=cluster.is_used, solver=options.get("solver", "online"))
     for name, value in schedule.items():
         if options.get(name) is None:
@@ -272,18 +277,18 @@ def _configure(source: Counts, options: dict[str, Any]) -> tuple[IntegrateConfig
     scratch = given.pop("scratch", None)
     limit = given.pop("memory_limit", "2GiB")
     config = IntegrateConfig(
-        opening=_opening(source, take(_OPEN)),
-        prepare=PrepareConfig(**take(_PREPARE), cell_filter=CellFilter(**take(_FILTER))),
+        opening=opening_of(source, take(OPEN)),
+        prepare=PrepareConfig(**take(_PREPARE), cell_filter=CellFilter(**take(FILTER))),
         inmf=INMFConfig(**take(_INMF)),
         drop_factors=given.pop("drop_factors", ()),
         align=AlignConfig(**take(_ALIGN)),
         embed=EmbedConfig(**take(_EMBED)),
         label_key=given.pop("label_key", None),
-        n_threads=_threads(given.pop("n_threads", None)),
+        n_threads=threads_of(given.pop("n_threads", None)),
         memory_limit_bytes=None if limit is None else parse_bytes(limit),
     )
     if given:
-        known = sorted((*_OPEN, *_PREPARE, *_FILTER, *_INMF, *_ALIGN, *_EMBED, *_OTHERS))
+        known = sorted((*OPEN, *_PREPARE, *FILTER, *_INMF, *_ALIGN, *_EMBED, *_OTHERS))
         raise InputError(
             f"{next(iter(given))!r} is not an option of integrate: there are {', '.join(known)}; "
             "see help(tigon.integrate)"
@@ -291,7 +296,7 @@ def _configure(source: Counts, options: dict[str, Any]) -> tuple[IntegrateConfig
     return config, None if scratch is None else Path(scratch)
 
 
-def _opening(source: Counts, options: dict[str, Any]) -> OpenConfig:
+def opening_of(source: Counts, options: dict[str, Any]) -> OpenConfig:
     """What is integrated; how an open atlas was opened is no longer known."""
     if not isinstance(source, Atlas):
         listed = source if isinstance(source, list | tuple) else [source]
@@ -304,7 +309,14 @@ def _told(source: Any) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
 
 
-def _threads(n_threads: int | None) -> int:
+def threads_of(n_threads: int | None) -> int:
+    """How many threads to run; all processors for None.
+
+    Raises
+    ------
+    InputError
+        It is no positive whole number.
+    """
     if n_threads is None:
         return available_threads()
     check_whole("n_threads", n_threads)
