@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tigon.factor_calls import drop_factors, factors
     from tigon.layout_calls import cluster, embed
     from tigon.main_job import integrate, plan
+    from tigon.pca_job import pca
     from tigon.report import write_report
     from tigon.scaling.inmf.batch_estimator import INMF
     from tigon.scaling.inmf.estimator import OnlineINMF
@@ -58,6 +59,7 @@ _HOMES = {
     "factors": "tigon.factor_calls",
     "integrate": "tigon.main_job",
     "open": "tigon.storage",
+    "pca": "tigon.pca_job",
     "plan": "tigon.main_job",
     "project": "tigon.scenarios",
     "select": "tigon.choice",
@@ -88,6 +90,7 @@ __all__ = [
     "factors",
     "integrate",
     "open",
+    "pca",
     "plan",
     "project",
     "select",

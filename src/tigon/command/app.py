@@ -15,6 +15,7 @@ from tigon.command.factors import factors
 from tigon.command.info import info
 from tigon.command.ingest import ingest
 from tigon.command.integrate import RememberingCommand, integrate
+from tigon.command.pca import pca
 from tigon.command.project import project
 from tigon.command.report import report
 from tigon.command.select import select
@@ -67,6 +68,7 @@ app.command(no_args_is_help=True)(convert)
 app.command(no_args_is_help=True)(info)
 app.command(no_args_is_help=True, cls=RememberingCommand)(select)
 app.command(no_args_is_help=True, cls=RememberingCommand)(integrate)
+app.command(no_args_is_help=True, cls=RememberingCommand)(pca)
 app.command(no_args_is_help=True, cls=RememberingCommand)(update)
 app.command(no_args_is_help=True, cls=RememberingCommand)(project)
 app.command(no_args_is_help=True, cls=RememberingCommand)(factors)

@@ -14,6 +14,7 @@ INPUT = "Input"
 CELLS = "Cells and genes"
 FACTORS = "Factorisation"
 LAYOUT = "Layout and clusters"
+COMPONENTS = "Components"
 OUTPUT = "Output"
 MACHINE = "Machine"
 

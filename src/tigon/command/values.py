@@ -117,6 +117,25 @@ def number_or(text: str, word: str, option: str) -> int | str:
         ) from None
 
 
+def number_or_none(text: str, option: str) -> float | None:
+    """The number that ``text`` is; None for ``none``.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if text.strip() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"{option} is {text!r}: a number above zero or 'none' is needed; for instance "
+            f"{option} 10000"
+        ) from None
+
+
 def wanted_factors(text: str | None) -> tuple[int, ...]:
     """Numbers of factors such as ``3,7``; nothing for None or ``none``.
 

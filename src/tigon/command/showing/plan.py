@@ -29,6 +29,12 @@ def tell_plan(facts: dict[str, Any]) -> str:
 
     atlas_bytes = facts["atlas_bytes"]
     each = f", {tell_bytes(atlas_bytes)} each" if atlas_bytes is not None else ""
+    # Of an integration what is streamed again and again are the selected genes.
+    packed = [("passes over the selected genes", f"at least {facts['pack_passes']}")]
+    solver, least = [], ""
+    if "solver" in facts:
+        packed, solver = [], [("solver", f"{facts['solver']}: {facts['reason']}")]
+        least = "at least " if facts["solver"] == "krylov" else ""
     widest = max(facts["stages"].values())
     stages = [
         (f"  {name}", tell_bytes(need) + (" (the most)" if need == widest else ""))
@@ -36,8 +42,9 @@ def tell_plan(facts: dict[str, Any]) -> str:
     ]
     return lay_out(
         [
-            ("passes over the counts", f"{facts['atlas_passes']}{each}"),
-            ("passes over the selected genes", f"at least {facts['pack_passes']}"),
+            ("passes over the counts", f"{least}{facts['atlas_passes']}{each}"),
+            *packed,
+            *solver,
             ("memory", f"up to {tell_bytes(facts['peak_bytes'])} of {facts['memory_limit']}"),
             *stages,
             ("blocks in flight", str(facts["window"])),

@@ -1,0 +1,1 @@
+"""The job: an atlas to a run of principal components."""
