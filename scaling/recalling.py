@@ -49,6 +49,7 @@ def recall_fit(run: Run) -> Known:
     -----
     Reads V, A and B of every dataset: 12 k m bytes each.
     """
+    run.need_factors("a model")
     names, B = run.datasets, run.B
     try:
         measured = dict(zip(names, run.per_gene("measured"), strict=True))

@@ -80,6 +80,7 @@ def listed(
 ) -> FactorListing:
     """As :func:`factors`, with figures by dataset."""
     run = run if isinstance(run, Run) else Run.open(Path(run))
+    run.need_factors("a list of factors")
     with ThreadEngine(threads(n_threads)) as engine:
         return list_factors(run, engine, n_top=n_top, progress=progress)
 
@@ -156,6 +157,7 @@ def drop_factors(
         The run, the factors or the output cannot be used. Nothing is left behind.
     """
     run = run if isinstance(run, Run) else Run.open(Path(run))
+    run.need_factors("dropping some")
     out = output_of(out, report=report, overwrite=overwrite)
     made = rearrange_run(
         run,

@@ -101,6 +101,7 @@ def update(
     ignored, those that new data lack are masked; notices count both.
     """
     run = run if isinstance(run, Run) else Run.open(Path(run))
+    run.need_factors("tigon update")
     out = output_of(out, report=report, overwrite=overwrite)
     if new is None and not drop and refresh is None:
         raise InputError(
@@ -204,6 +205,7 @@ def project(
             f"{unknown[0]!r} is not an option of project: there are {', '.join(sorted(_OPEN))}"
         )
     run = run if isinstance(run, Run) else Run.open(Path(run))
+    run.need_factors("tigon project")
     out = output_of(out, report=False, overwrite=overwrite)
     key = recalling.batch_key(run) if batch_key is None else batch_key
     config = ProjectConfig(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tigon.storage.runs.components import Components
 
 _MOST_ITEMS = 5
 """A setting that is a longer list is cut short."""
@@ -102,6 +105,17 @@ def tell_added(made: Mapping[str, Any]) -> str:
     if made["n_used"] < made["n_cells"]:
         text += f", of a sample of {made['n_used']:,} of {made['n_cells']:,} cells"
     return text
+
+
+def tell_certificate(found: Components) -> str:
+    """What is proven of principal components, in a line."""
+    largest = float(found.own_residuals.max())
+    text = f"residuals up to {largest:.2g} of the singular value ({found.tol:g} asked for), "
+    if found.completeness <= 1:
+        return text + "none larger than the last is missing"
+    if math.isinf(found.completeness):
+        return text + "whether a larger one is missing is not known"
+    return text + f"none {found.completeness:.3g} times as large as the last is missing"
 
 
 def tell_seconds(seconds: float) -> str:

@@ -27,7 +27,9 @@ class Beginning:
     Attributes
     ----------
     config
-        Options, the solver settled.
+        Options as they were given.
+    pca
+        Those of the decomposition, the solver settled.
     reason
         Why this solver.
     datasets
@@ -39,6 +41,7 @@ class Beginning:
     """
 
     config: DecomposeConfig
+    pca: PCAConfig
     reason: str
     datasets: Datasets
     measured: NDArray[np.bool_]
@@ -61,13 +64,8 @@ class Beginning:
         n_genes = config.prepare.at_most_genes(most) if genes is None else len(genes)
         config.pca.check_shape(int((datasets.codes >= 0).sum()), n_genes)
         solver, reason = config.pca.solver_for(n_genes)
-        settled = replace(config, pca=replace(config.pca, solver=solver))
-        return cls(settled, reason, datasets, measured, genes)
-
-    @property
-    def pca(self) -> PCAConfig:
-        """Options of the decomposition."""
-        return self.config.pca
+        settled = replace(config.pca, solver=solver)
+        return cls(config, settled, reason, datasets, measured, genes)
 
     @property
     def normalisation(self) -> Normalisation:

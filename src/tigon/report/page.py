@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tigon.factor_calls import listed
+from tigon.report.components import describe_components
 from tigon.report.factors import MAX_DOTS, cell_shares, describe_factors, mean_shares
 from tigon.report.facts import (
     Groups,
@@ -89,10 +90,15 @@ def write_report(
 def render(run: Run, *, label_key: str | None = None, seed: int = 0) -> str:
     """The page as text."""
     groups = group_run(run, label_key)
+    every = {**_describe_run(run, groups), "pictures": _draw_pictures(run, groups, seed)}
+    if not run.has_factors:
+        clusters = _describe_composition(groups.clusters, groups.datasets)
+        found = {**clusters, **describe_components(run, groups, seed)}
+        return fill_in("components.html", **every, aligned=False, **found)
     return fill_in(
         "page.html",
-        **_describe_run(run, groups),
-        pictures=_draw_pictures(run, groups, seed),
+        **every,
+        **_describe_fit(run),
         objective_figure=draw_history(run.history),
         **_describe_factors(run, groups),
     )
@@ -106,13 +112,9 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
         "command": printable(run.command),
         "n_cells": len(run.obs),
         "n_genes": len(run.genes),
-        "n_components": len(run.W),
-        "objective": run.objective,
         "groups": groups,
         "datasets": describe_datasets(run, groups.datasets),
         "notices": [printable(notice) for notice in run.notices],
-        "consensus": tell_consensus(run.consensus) if run.consensus else "",
-        "stability": run.consensus.get("stability", []),
         "scores": list(scores.values()),
         "headline": [
             scores[name] for name in HEADLINE if not math.isnan(run.scores.get(name, math.nan))
@@ -124,6 +126,15 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
         "total_s": sum(run.timings_s.values()),
         "peak_bytes": run.peak_memory_bytes,
         "limit_bytes": run.memory_limit_bytes,
+    }
+
+
+def _describe_fit(run: Run) -> dict[str, Any]:
+    return {
+        "n_components": len(run.W),
+        "objective": run.objective,
+        "consensus": tell_consensus(run.consensus) if run.consensus else "",
+        "stability": run.consensus.get("stability", []),
     }
 
 

@@ -10,15 +10,19 @@ from tigon.wording import tell_bytes, tell_seconds
 
 def fill_in(name: str, **facts: Any) -> str:
     """The page of the template ``name``, with the style that all pages have."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_read),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["size"] = tell_bytes
     environment.filters["duration"] = tell_seconds
-    return environment.from_string(_read(name)).render(style=_read("page.css"), **facts)
+    return environment.get_template(name).render(style=_read("page.css"), **facts)
 
 
 def _read(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from tigon.wording import (
     known_scores,
     tell_added,
     tell_bytes,
+    tell_certificate,
     tell_consensus,
     tell_seconds,
     tell_settings,
@@ -32,8 +34,10 @@ _ADDED = " (added by Tigon)"
 
 
 def is_run(path: str) -> bool:
-    """Whether a run of ``tigon integrate`` is at ``path``."""
-    return (Path(path) / "uns" / "tigon" / "objective").exists()
+    """Whether a run is at ``path``."""
+    from tigon.storage.runs.run import MARKS
+
+    return any((Path(path) / "uns" / "tigon" / mark).exists() for mark in MARKS)
 
 
 def describe_atlas(atlas: Atlas, path: str) -> Facts:
@@ -56,19 +60,18 @@ def describe_atlas(atlas: Atlas, path: str) -> Facts:
 def describe_run(run: Run) -> Facts:
     """Sizes, result and configuration of a run."""
     obs = run.obs
-    clusters = obs["tigon_cluster"].astype(str).value_counts()
+    clusters = {}
+    if "tigon_cluster" in obs:
+        clusters = obs["tigon_cluster"].astype(str).value_counts().to_dict()
     return {
         "kind": "run",
         "path": str(run.path),
         "n_cells": len(obs),
         "n_genes": len(run.genes),
-        "n_components": int(run.loadings.shape[1]),
-        "dropped_factors": list(run.config.get("drop_factors", ())),
-        "objective": run.objective,
+        **(_describe_factors(run) if run.has_factors else _describe_components(run)),
         "datasets": dict(zip(run.datasets, run.n_cells.tolist(), strict=True)),
         "clusters": {str(name): int(n) for name, n in clusters.items()},
         "scores": run.scores,
-        "consensus": run.consensus,
         "not_scored": count_unscored(run),
         "peak_memory_bytes": run.peak_memory_bytes,
         "memory_limit_bytes": run.memory_limit_bytes,
@@ -80,6 +83,32 @@ def describe_run(run: Run) -> Facts:
         "config": run.config,
         "versions": run.versions,
         "notices": run.notices,
+    }
+
+
+def _describe_factors(run: Run) -> Facts:
+    return {
+        "n_components": int(run.loadings.shape[1]),
+        "dropped_factors": list(run.config.get("drop_factors", ())),
+        "objective": run.objective,
+        "consensus": run.consensus,
+    }
+
+
+def _describe_components(run: Run) -> Facts:
+    from dataclasses import asdict
+
+    found = asdict(run.components)
+    by_gene = ("vectors", "mean", "deviation")
+    told = {name: value for name, value in found.items() if name not in by_gene}
+    arrays = ("variance", "variance_ratio", "singular_values", "residuals")
+    told |= {name: found[name].tolist() for name in arrays}
+    if isinf(found["completeness"]):
+        told["completeness"] = None
+    return {
+        "n_components": run.components.n_components,
+        "components": told,
+        "certificate": tell_certificate(run.components),
     }
 
 
@@ -102,12 +131,7 @@ def tell_atlas(facts: Facts) -> str:
 
 def tell_run(facts: Facts) -> str:
     """The result of a run in a few lines."""
-    n_clusters = len(facts["clusters"].keys() - {"unassigned"})
-    n_unassigned = facts["clusters"].get("unassigned", 0)
-    unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
-    scores = facts["scores"]
-    told = [score.mention(scores[name]) for name, score in known_scores(scores).items()]
-    unscored = tell_unscored(facts["not_scored"])
+    result = _tell_components(facts) if "components" in facts else _tell_factors(facts)
     limit = facts["memory_limit_bytes"]
     return lay_out(
         [
@@ -115,12 +139,7 @@ def tell_run(facts: Facts) -> str:
             ("cells", f"{facts['n_cells']:,}"),
             ("genes", f"{facts['n_genes']:,}"),
             ("datasets", tell_counts(facts["datasets"])),
-            ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
-            ("objective", f"{facts['objective']:.6g}"),
-            *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
-            ("clusters", f"{n_clusters}{unassigned}"),
-            *([("scores", ", ".join(told))] if told else []),
-            *([("not scored", unscored)] if unscored else []),
+            *result,
             (
                 "peak memory",
                 tell_bytes(facts["peak_memory_bytes"])
@@ -132,6 +151,37 @@ def tell_run(facts: Facts) -> str:
     )
 
 
+def _tell_components(facts: Facts) -> list[tuple[str, str]]:
+    found = facts["components"]
+    share = sum(found["variance_ratio"])
+    return [
+        ("components", f"{facts['n_components']}, {share:.1%} of the variance"),
+        ("exactness", facts["certificate"]),
+        ("solver", f"{found['solver']}: {found['reason']}"),
+        (
+            "passes",
+            f"{found['n_passes']} over the counts, {tell_bytes(found['bytes_read'])} decoded",
+        ),
+    ]
+
+
+def _tell_factors(facts: Facts) -> list[tuple[str, str]]:
+    n_clusters = len(facts["clusters"].keys() - {"unassigned"})
+    n_unassigned = facts["clusters"].get("unassigned", 0)
+    unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
+    scores = facts["scores"]
+    told = [score.mention(scores[name]) for name, score in known_scores(scores).items()]
+    unscored = tell_unscored(facts["not_scored"])
+    return [
+        ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
+        ("objective", f"{facts['objective']:.6g}"),
+        *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
+        ("clusters", f"{n_clusters}{unassigned}"),
+        *([("scores", ", ".join(told))] if told else []),
+        *([("not scored", unscored)] if unscored else []),
+    ]
+
+
 def tell_run_in_full(facts: Facts) -> str:
     """Facts of :func:`describe_run` as text, with what made the run."""
     config = [(f"  {name}", value) for name, value in tell_settings(facts["config"])]
@@ -141,7 +191,7 @@ def tell_run_in_full(facts: Facts) -> str:
             ("matrices", ", ".join(facts["obsm"])),
             *_tell_parts("layout", facts["config"].get("layouts", {})),
             *_tell_parts("clusters", facts["config"].get("clusterings", {})),
-            *_tell_stability(facts["consensus"]),
+            *_tell_stability(facts.get("consensus", {})),
             *_tell_columns(facts["obs"]),
             ("command", facts["command"]),
         ]
