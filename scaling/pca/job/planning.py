@@ -1,7 +1,7 @@
 """What a job of principal components will cost, computed before any count is read.
 
 An upper bound, as :mod:`tigon.scaling.budget` makes one for an integration: sums over cells are
-there once as a whole, once for each task under way, and twice more while they are added. The
+there as a whole, for each task under way, and once more while they are added. The
 window of tasks follows from the memory limit. Cells of a task do not: sums would then be added
 in another order, and be other bits.
 """
@@ -156,20 +156,23 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
     moments = moments_bytes(len(datasets.names), atlas.n_genes)
     running = min(window, beginning.config.n_threads)
     reading = running * sizes.block
-    # A task's result, the total, and what has been taken over but is not yet let go.
-    flying = window + 3
+    # Results of tasks, the total, and what was added to it last and is not yet let go. Sketches
+    # are copied at the end of a task, without the padding of their rows.
+    flying = window + 2 + (running if pca.solver == "krylov" else 0)
     stages = {
         "reading cells": always + 2 * moments + reading + flying * (sizes.riding + sizes.counted),
     }
     always += moments + SOLVING_BYTES
     if pca.solver == "gram":
         stages["sums over cells"] = always + reading + flying * sizes.product
-        stages["components"] = always + max(sizes.riding, sizes.product) + 4 * sizes.product
+        # The matrix, and what centring makes of it and LAPACK copies; or all that was summed.
+        solving = sizes.product + max(sizes.riding, 2 * sizes.product)
+        stages["components"] = always + solving + 4 * 8 * m * pca.n_components
     else:
         basis = _basis_bytes(pca.n_components, pca.max_passes, m)
         stages["the sample"] = (
             always
-            + 4 * SAMPLE_BYTES
+            + 4 * min(SAMPLE_BYTES, bytes_of(atlas))
             + _basis_bytes(pca.n_components + GUARD, SAMPLE_PASSES, m)
             + flying * sizes.product
         )
