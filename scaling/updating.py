@@ -309,13 +309,12 @@ class _Update:
             var=with_detected(self.run.var, arrival),
             datasets=names,
             n_cells=np.array([known.n_cells[name] for name in names]),
-            model=_factors(known),
+            model=_factors(known, self._consensus()),
             obsm=obsm,
             config=self._config(arrival, known),
             versions=versions(),
             history=_continued(self.run.history, history),
             scores=arranged.scores,
-            consensus=self._consensus(),
         )
 
     def _consensus(self) -> dict[str, Any]:
@@ -342,7 +341,7 @@ class _Update:
         return {**config, "align": align, recalling.UPDATES: updates}
 
 
-def _factors(known: Known) -> Factors:
+def _factors(known: Known, consensus: dict[str, Any]) -> Factors:
     names = known.names
     return Factors(
         W=known.W,
@@ -356,6 +355,7 @@ def _factors(known: Known) -> Factors:
             "scale": np.stack([known.scale[name] for name in names]),
             "squares": np.stack([known.squares[name] for name in names]),
         },
+        consensus=consensus,
     )
 
 

@@ -76,7 +76,7 @@ def _draw_scores(run: Run, groups: Groups, seed: int) -> dict[str, Any]:
     if scores.shape[1] < 2:
         return {"n_points": 0, "panels": []}
     points = draw_cells(KeptColumns(scores, np.arange(2)), seed)
-    shown = [groups.datasets, groups.clusters, groups.labels]
+    shown = [groups.datasets, groups.clusters, *groups.added, groups.labels]
     return {
         "n_points": len(points.cells),
         "panels": [

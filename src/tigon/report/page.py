@@ -75,7 +75,8 @@ def write_report(
     100,000 cells, and say so.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    if label_key is not None and "X_umap" not in run.obsm_names:
+    # Principal components are a picture themselves.
+    if run.has_factors and label_key is not None and "X_umap" not in run.obsm_names:
         log.warning(
             "the labels of %s are not shown: they colour the picture of the cells, and %s has "
             "none; `tigon integrate` draws one unless --no-umap is given",

@@ -140,6 +140,7 @@ def tell_run(facts: Facts) -> str:
             ("genes", f"{facts['n_genes']:,}"),
             ("datasets", tell_counts(facts["datasets"])),
             *result,
+            *_tell_clusters(facts),
             (
                 "peak memory",
                 tell_bytes(facts["peak_memory_bytes"])
@@ -166,6 +167,17 @@ def _tell_components(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _tell_factors(facts: Facts) -> list[tuple[str, str]]:
+    return [
+        ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
+        ("objective", f"{facts['objective']:.6g}"),
+        *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
+    ]
+
+
+def _tell_clusters(facts: Facts) -> list[tuple[str, str]]:
+    """Clusters and their scores, where there are clusters."""
+    if not facts["clusters"]:
+        return []
     n_clusters = len(facts["clusters"].keys() - {"unassigned"})
     n_unassigned = facts["clusters"].get("unassigned", 0)
     unassigned = f" ({n_unassigned:,} cells unassigned)" if n_unassigned else ""
@@ -173,9 +185,6 @@ def _tell_factors(facts: Facts) -> list[tuple[str, str]]:
     told = [score.mention(scores[name]) for name, score in known_scores(scores).items()]
     unscored = tell_unscored(facts["not_scored"])
     return [
-        ("factors", f"{facts['n_components']}" + _tell_dropped(facts["dropped_factors"])),
-        ("objective", f"{facts['objective']:.6g}"),
-        *([("consensus", tell_consensus(facts["consensus"]))] if facts["consensus"] else []),
         ("clusters", f"{n_clusters}{unassigned}"),
         *([("scores", ", ".join(told))] if told else []),
         *([("not scored", unscored)] if unscored else []),
