@@ -18,7 +18,6 @@ from tigon.command.options import (
     MACHINE,
     OUTPUT,
     AllowNonInteger,
-    BatchKey,
     Cells,
     GeneIdColumn,
     Join,
@@ -58,13 +57,22 @@ def pca(
     context: typer.Context,
     sources: Sources,
     *,
-    batch_key: BatchKey = None,
+    batch_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Columns of obs that name the datasets: variable genes are those within each, "
+            "and the report colours cells by them.",
+            show_default="the source files",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     label_key: Annotated[
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Column of obs that the report colours cells by.",
-            show_default="datasets",
+            help="Column of obs that the report colours cells by besides.",
+            show_default="none",
             rich_help_panel=INPUT,
         ),
     ] = None,
