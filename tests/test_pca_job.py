@@ -504,6 +504,7 @@ def test_the_command_line_refuses(atlas: Path, written: Run, tmp_path: Path) -> 
         line = refused(tmp_path, *command, "--out", out)
         assert f"tigon {command[0]} needs the factors of a run of `tigon integrate`" in line
     assert "is a run of principal components" in refused(tmp_path, "factors", run)
+    assert "is a run, which holds no counts" in refused(tmp_path, "ingest", run, "--out", out)
     with pytest.raises(InputError, match="W needs the factors"):
         _ = written.W
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pandas as pd
 
 from tigon.storage.errors import InputError
+from tigon.storage.runs.run import MARKS
 from tigon.storage.sources.matrices.csc import convert_csc
 from tigon.storage.sources.matrices.csr import open_csr
 from tigon.storage.sources.matrices.dense import DenseMatrix
@@ -129,7 +130,7 @@ def _choose(layout: Layout, choice: Choice) -> tuple[Any, str]:
             raise InputError(f"{where} has no layer {choice.layer!r}: its layers are {there}")
         return root["layers"][choice.layer], "var"
     if "X" not in root:
-        if "uns/tigon/objective" in root:
+        if any(f"uns/tigon/{mark}" in root for mark in MARKS):
             raise InputError(
                 f"{where} is a run, which holds no counts: name the atlas or the files that it "
                 "was made from, or open it with tigon.Run.open"
