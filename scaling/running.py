@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,10 @@ if TYPE_CHECKING:
 HERE = Cluster()
 """No cluster: threads of this process."""
 
-_OF_TASKS = (
-    "scaling.statistics",
-    "scaling.packing",
-    "scaling.inmf.tasks",
-    "scaling.inmf.solving",
-    "storage.sources.tigon_atlas",
-)
-"""Modules that tasks need on workers."""
+OF_FACTORS = ("scaling.packing", "scaling.inmf.tasks", "scaling.inmf.solving")
+"""Modules that tasks of an integration need on workers, beside those that all need."""
+
+_OF_ALL = ("scaling.statistics", "storage.sources.tigon_atlas")
 
 
 def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
@@ -51,6 +48,7 @@ def running(
     atlas: Atlas,
     folder: Path,
     cache: Path | None = None,
+    modules: Sequence[str] = OF_FACTORS,
 ) -> Iterator[ThreadEngine]:
     """Where tasks run, for the length of a block.
 
@@ -65,6 +63,8 @@ def running(
     atlas, folder, cache
         What workers must see: the counts, an existing folder of this job alone, and packs
         that are kept.
+    modules
+        What tasks of this job need on workers.
 
     Raises
     ------
@@ -83,15 +83,16 @@ def running(
     needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
     needed += [] if cache is None else [cache.absolute()]
     load_compiler()  # updates run here
+    load = partial(_load, (*_OF_ALL, *modules))
     with (
         cluster.connect(plan.task_bytes, BASE_BYTES) as client,
-        ClusterEngine(client, shared, n_threads, plan.window, needed, _load_tasks) as engine,
+        ClusterEngine(client, shared, n_threads, plan.window, needed, load) as engine,
     ):
         yield engine
 
 
-def _load_tasks() -> None:
+def _load(modules: Sequence[str]) -> None:
     """On a worker: load what its tasks will need, rather than with the first of them."""
-    for name in _OF_TASKS:
+    for name in modules:
         import_module(f"tigon.{name}")
     load_compiler()

@@ -39,6 +39,8 @@ log = logging.getLogger("tigon")
 
 COMPONENTS = "components.npz"
 
+_OF_TASKS = ("scaling.pca.job.first",)
+
 
 def plan_job(
     atlas: Atlas, config: DecomposeConfig, cluster: Cluster = HERE
@@ -101,7 +103,9 @@ def decompose_atlas(
         with (
             job.working(out, "for sums and scores"),
             MemoryWatch() as memory,
-            running(cluster, plan, config.n_threads, atlas, job.folder) as engine,
+            running(
+                cluster, plan, config.n_threads, atlas, job.folder, modules=_OF_TASKS
+            ) as engine,
         ):
             contents = _Stages(atlas, beginning, job, engine, journal, progress).run()
             with journal.stage("writing"):
