@@ -111,9 +111,9 @@ def sketch(
 
     Notes
     -----
-    The CPU computes and sums in float64, and holds up to 16 sums of 8 m l bytes and a copy of
-    Q. A GPU reads X and Q and holds Y Q in float32, and sums in float64. 4 l floating-point
-    operations an entry.
+    The CPU computes and sums in float64, and holds up to 16 sums of 8 m l bytes, a copy of Q,
+    and for each thread 24 bytes for up to a million entries. A GPU reads X and Q and holds
+    Y Q in float32, and sums in float64. 4 l floating-point operations an entry.
 
     References
     ----------
@@ -136,7 +136,7 @@ def sketch(
     if Q.shape[1] == 0:
         raise ValueError(f"Q has shape {Q.shape}: at least one column is needed")
     tile, m = as_tile(X, len(Q), merged=log1p and not isinstance(X, CellTile))
-    twin = _twin(library)
+    twin = _twin(library, "sketches")
     transform = twin.Transform(*_scales(tile, m, row_scale, column_scale, log1p=log1p), log1p)
     product, sums, squares = twin.sketch(tile, Q, transform, n_threads)
     return GeneProducts(product, sums, squares, len(tile.rows))
@@ -177,8 +177,9 @@ def sparse_gram(
     Notes
     -----
     A cell with z entries takes z^2 floating-point operations, whatever m is. The CPU computes
-    and sums in float64. Its tasks are rows of the result, so that it holds these 8 m^2 bytes
-    once, and 12 bytes for each entry of 4096 cells.
+    and sums in float64. Its tasks are parts of the result, so that it holds these 8 m^2 bytes
+    once (twice at the end), and 32 bytes for each entry of 4096 cells. Pairs with genes that
+    more than 15 % of the cells have are summed in registers.
 
     Examples
     --------
@@ -193,15 +194,15 @@ def sparse_gram(
     if n_genes is None and column_scale is not None:
         n_genes = int(column_scale.size)
     tile, m = as_tile(X, n_genes, merged=True)
-    twin = _twin(library)
+    twin = _twin(library, "pair_sums")
     transform = twin.Transform(*_scales(tile, m, row_scale, column_scale, log1p=log1p), log1p)
     product, sums, squares = twin.sparse_gram(tile, transform, n_threads)
     return GeneProducts(product, sums, squares, len(tile.rows))
 
 
-def _twin(library: str) -> Any:
+def _twin(library: str, on_cpu: str) -> Any:
     return import_module(
-        "tigon.kernels.gpu.whole" if library == "cupy" else "tigon.kernels.cpu.sketches"
+        "tigon.kernels.gpu.whole" if library == "cupy" else f"tigon.kernels.cpu.{on_cpu}"
     )
 
 

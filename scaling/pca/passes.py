@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.sketches import Sketcher, Transform, add_sparse_gram, mirror
+from tigon.kernels.cpu.entries import Transform
+from tigon.kernels.cpu.pair_sums import Ranking, add_sparse_gram
+from tigon.kernels.cpu.sketches import Sketcher
 from tigon.kernels.sketches import GeneProducts
 from tigon.scaling.pca.rows import Cells, Rows
 from tigon.storage.errors import InputError
@@ -109,9 +111,7 @@ class Passes:
 
     def gram(self) -> GeneProducts:
         """Y^T Y of all cells, shape (m, m), and moments: one pass."""
-        found = self.summed(GramOf(self.rows.shape[1]))
-        mirror(found.product)
-        return found
+        return self.summed(GramOf(self.rows.shape[1]))
 
     def scores(self, onto: Float64, offset: Float64) -> Iterator[NDArray[np.float32]]:
         """Rows of Y Q' - offset, float32, a stretch of cells after the other: one pass."""
@@ -212,7 +212,7 @@ class SketchOf:
 
 @dataclass(frozen=True, slots=True)
 class GramOf:
-    """Y^T Y, of which what lies above the diagonal is left to :func:`mirror`."""
+    """Y^T Y."""
 
     n_genes: int
 
@@ -246,17 +246,22 @@ class _SketchSums:
 
 
 class _GramSums:
+    """Genes lie in the order that the first cells suggest, until all are there."""
+
     def __init__(self, n_genes: int) -> None:
-        self._product, self._sums = np.zeros((n_genes, n_genes)), np.zeros(n_genes)
+        self._sums = np.zeros((n_genes, n_genes)), np.zeros(n_genes), np.zeros(n_genes)
+        self._ranking: Ranking | None = None
         self._n_cells = 0
 
     def add(self, cells: Cells, transform: Transform) -> None:
-        add_sparse_gram(cells.tile, transform, self._product, self._sums, 1)
+        if self._ranking is None:
+            self._ranking = Ranking.of(cells.tile, len(self._sums[1]))
+        add_sparse_gram(cells.tile, transform, self._ranking, self._sums, 1)
         self._n_cells += len(cells.totals)
 
     def found(self) -> GeneProducts:
-        squares = self._product.diagonal().copy()
-        return GeneProducts(self._product, self._sums, squares, self._n_cells)
+        assert self._ranking is not None, "a task has stretches"
+        return GeneProducts(*self._ranking.by_gene(*self._sums), self._n_cells)
 
 
 @dataclass(frozen=True, slots=True)

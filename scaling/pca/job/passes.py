@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.sketches import mirror
 from tigon.kernels.sketches import GeneProducts
 from tigon.scaling.job import Job
 from tigon.scaling.kept import prepared_arrays, prepared_of
@@ -101,7 +100,6 @@ class JobPasses(Passes):
         if self._ridden is None:
             return super().gram()
         found, self._ridden = self._ridden, None
-        mirror(found.product)
         return found
 
     def summed(self, what: Summing, **figures: float) -> GeneProducts:
