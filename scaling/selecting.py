@@ -40,6 +40,11 @@ class GeneSelection:
         places[genes[found]] = np.flatnonzero(found)
         return cls(selected, places)
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether each gene of the atlas stands where it stands there."""
+        return bool((self.selected & (self.places == np.arange(len(self.places)))).all())
+
 
 def select(
     block: Block,

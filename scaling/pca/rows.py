@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tigon.kernels.cells import as_tile
-from tigon.kernels.moments import cell_sums
 from tigon.kernels.tile import CellTile
 from tigon.scaling.selecting import GeneSelection
 from tigon.storage.errors import InputError
 from tigon.storage.packs.reader import CellReader
+from tigon.storage.sources.matrices.matrix import SparseRows
+from tigon.storage.sums import cell_totals
 from tigon.storage.views.reopening import AtlasReference
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ class AtlasRows:
     def read(self, start: int, stop: int) -> Cells:
         """Kept ones among cells ``start`` to ``stop`` of the atlas."""
         block = self.atlas.get().read(start, stop)
-        of_no_kind = np.zeros(block.n_genes, np.uint8)
-        totals = cell_sums(block.indptr, block.indices, block.values, of_no_kind, 0).totals
+        totals = cell_totals(SparseRows(block.indptr, block.indices, block.values))
         kept = None if self.kept is None else self.kept[start:stop]
         return cells_of_block(block, self.selection, totals, kept)
 
@@ -125,14 +125,17 @@ def cells_of_block(
     kept
         Which cells, shape (n,); None for all.
     """
-    entries = np.flatnonzero(selection.selected.take(block.indices))
-    tile = CellTile(
-        np.arange(block.n_cells, dtype=np.int64),
-        np.searchsorted(entries, block.indptr),
-        selection.places.take(block.indices.take(entries)),
-        block.values.take(entries),
-        np.ones(block.n_cells, np.float32),
-    )
+    indptr, counts = block.indptr, block.values
+    genes: NDArray[Any] = block.indices
+    if not selection.is_everything:
+        entries = np.flatnonzero(selection.selected.take(genes))
+        indptr = np.searchsorted(entries, indptr)
+        genes = selection.places.take(genes.take(entries))
+        counts = counts.take(entries)
+    elif genes.dtype == np.int32:
+        genes = genes.view(np.uint32)  # as kernels read them; none is negative
+    rows = np.arange(block.n_cells, dtype=np.int64)
+    tile = CellTile(rows, indptr, genes, counts, np.ones(block.n_cells, np.float32))
     if kept is None or kept.all():
         return Cells(tile, totals)
     rows = np.flatnonzero(kept)
