@@ -142,9 +142,7 @@ PEERS = {
     "scanpy on Dask": Peer("scanpy", hold_lazy, scanpy_pca),
     "scikit-learn PCA": Peer("scikit-learn", hold_sparse, scikit_learn_pca),
     "scikit-learn TruncatedSVD": Peer("scikit-learn", hold_sparse, truncated_svd, centred=False),
-    "scikit-learn randomized_svd": Peer(
-        "scikit-learn", hold_sparse, randomized_svd, centred=False
-    ),
+    "scikit-learn randomized_svd": Peer("scikit-learn", hold_sparse, randomized_svd, centred=False),
     "dask svd_compressed": Peer("dask", hold_lazy, svd_compressed, centred=False),
 }
 
