@@ -154,15 +154,15 @@ def lines(chosen: argparse.Namespace) -> Iterator[Line]:
             if exact:
                 line |= exact.accuracy(np.array(components), centred=True)
             if solver == "auto":
-                tigon_s, tigon_bytes = line["seconds"], line["peak_bytes"]
+                beside = line
             yield about | line
         for peer in peers:
             line = theirs(chosen, peer, handed)
             if "seconds" in line:
                 found = np.load(handed / f"{peer}.npy")
                 line |= exact.accuracy(found, centred=line.pop("centred"))
-                line["to_tigon_seconds"] = line["seconds"] / tigon_s
-                line["to_tigon_bytes"] = line["peak_bytes"] / tigon_bytes
+                for name in ("seconds", "cpu_seconds", "peak_bytes"):
+                    line[f"to_tigon_{name}"] = line[name] / beside[name]
             yield about | line
 
 
@@ -192,7 +192,8 @@ def output(command: list[Any], limit_s: float | None) -> Line:
         list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s
     )
     found: Line = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    # What else the machine did: ratios hold under load, single figures do not.
+    return found | {"load_average": round(os.getloadavg()[0], 1)}
 
 
 def measure(chosen: argparse.Namespace) -> Line:

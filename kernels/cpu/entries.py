@@ -76,7 +76,7 @@ class CellEntries:
         """Cells."""
         return len(self.starts) - 1
 
-    def by_gene(self, places: NDArray[np.uint32]) -> GeneEntries:
+    def by_gene(self, places: NDArray[np.unsignedinteger]) -> GeneEntries:
         """The same, gene after gene, each at its place (m,), a permutation."""
         return GeneEntries(*_by_gene(self.starts, self.genes, self.values, places))
 

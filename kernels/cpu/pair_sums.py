@@ -46,12 +46,12 @@ class Ranking:
     Attributes
     ----------
     ranks
-        Rank of each gene, uint32, shape (m,).
+        Rank of each gene, uint16 where that is enough, or uint32, shape (m,).
     n_frequent
         How many of the first ranks are taken in panels, a multiple of their width.
     """
 
-    ranks: NDArray[np.uint32]
+    ranks: NDArray[np.unsignedinteger]
     n_frequent: int
 
     @classmethod
@@ -64,7 +64,7 @@ class Ranking:
         n_frequent = int((counts > _FREQUENT * len(first)).sum()) // _LANES * _LANES
         # Genes of a cell ascend; so must the ranks of the rare ones among them.
         order[n_frequent:].sort()
-        ranks = np.empty(m, np.uint32)
+        ranks: NDArray[np.unsignedinteger] = np.empty(m, np.min_scalar_type(max(m - 1, 256)))
         ranks[order] = np.arange(m)
         return cls(ranks, n_frequent)
 
@@ -110,10 +110,7 @@ def add_sparse_gram(
 
         def add_rare(low: int, blocks: list[_Block] = blocks) -> None:
             for block in blocks:
-                _add_pairs(
-                    block.genes.starts, block.genes.cells, block.genes.values, *block.rare,
-                    low, min(low + _RANGE_GENES, m), flat, m,
-                )  # fmt: skip
+                block.add_pairs(ranking.n_frequent, low, min(low + _RANGE_GENES, m), flat, m)
 
         map_tiles(add_panel, range(0, ranking.n_frequent, _LANES), n_threads)
         map_tiles(add_rare, range(ranking.n_frequent, m, _RANGE_GENES), n_threads)
@@ -123,16 +120,34 @@ def add_sparse_gram(
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Entries by rank, and those of rare genes by cell: starts, ranks and values."""
+    """Entries by rank, and those of rare genes by cell.
+
+    Attributes
+    ----------
+    n_cells
+        Cells.
+    genes
+        All entries, by rank.
+    ranks, values
+        Entries of rare genes, cell after cell, each shape (n_rare,).
+    spans
+        For these entries by rank, where those of their cell begin, and they themselves are,
+        int32, shape (n_rare, 2).
+    """
 
     n_cells: int
     genes: GeneEntries
-    rare: tuple[NDArray[np.int64], NDArray[np.uint32], Float64]
+    ranks: NDArray[np.unsignedinteger]
+    values: Float64
+    spans: NDArray[np.int32]
 
     @classmethod
     def of(cls, cells: CellEntries, ranking: Ranking) -> Self:
-        rare = _rare(cells.starts, cells.genes, cells.values, ranking.ranks, ranking.n_frequent)
-        return cls(cells.n_cells, cells.by_gene(ranking.ranks), rare)
+        genes = cells.by_gene(ranking.ranks)
+        first = ranking.n_frequent
+        entries = cells.starts, cells.genes, cells.values
+        rare = _rare(*entries, ranking.ranks, first, genes.starts[first:] - genes.starts[first])
+        return cls(cells.n_cells, genes, *rare)
 
     def panel(self, low: int) -> Float64:
         """Dense columns of the frequent genes from rank ``low`` on."""
@@ -140,20 +155,29 @@ class _Block:
         _spread(self.genes.starts, self.genes.cells, self.genes.values, low, out)
         return out
 
+    def add_pairs(self, first: int, low: int, high: int, onto: Float64, m: int) -> None:
+        """Add pairs of genes from rank ``first`` on to rows ``low`` to ``high``, in place."""
+        starts = self.genes.starts - self.genes.starts[first]
+        _add_pairs(starts, self.spans.ravel(), self.ranks, self.values, low, high, onto, m)
+
 
 @njit(cache=True, nogil=True)
-def _rare(starts, genes, values, ranks, n_frequent):  # type: ignore[no-untyped-def]
-    """Entries of the genes that are not frequent, by cell."""
-    ends = np.zeros(len(starts), np.int64)
-    found, taken, stop = np.empty(len(genes), np.uint32), np.empty(len(genes)), 0
+def _rare(starts, genes, values, ranks, n_frequent, where):  # type: ignore[no-untyped-def]
+    """Ranks, values and spans of the genes that are not frequent; overwrites ``where``."""
+    n_rare, stop = where[-1], 0
+    found, taken = np.empty(n_rare, ranks.dtype), np.empty(n_rare)
+    spans = np.empty((n_rare, 2), np.int32)
     for i in range(len(starts) - 1):
+        first = stop
         for t in range(starts[i], starts[i + 1]):
             rank = ranks[at(genes, t)]
             if rank >= n_frequent:
                 found[stop], taken[stop] = rank, at(values, t)
+                place = where[rank - n_frequent]
+                spans[place, 0], spans[place, 1] = first, stop
+                where[rank - n_frequent] = place + 1
                 stop += 1
-        ends[i + 1] = stop
-    return ends, found[:stop].copy(), taken[:stop].copy()
+    return found, taken, spans
 
 
 @njit(cache=True, nogil=True)
@@ -164,20 +188,15 @@ def _spread(starts, cells, values, low, panel):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _add_pairs(  # type: ignore[no-untyped-def]
-    starts, cells, values, rare_starts, rare_ranks, rare_values, low, high, out, m
-):
+def _add_pairs(starts, spans, ranks, values, low, high, out, m):  # type: ignore[no-untyped-def]
     """Add pairs of rare genes to rows ``low`` to ``high``, up to the diagonal."""
     for g in range(low, high):
         for t in range(starts[g], starts[g + 1]):
-            y, u = at(values, t), at(rare_starts, np.int64(at(cells, t)))
-            rank = np.int64(at(rare_ranks, u))
-            # The cell has g itself, so that there is an end.
-            while rank < g:
-                put(out, g * m + rank, at(out, g * m + rank) + y * at(rare_values, u))
-                u += 1
-                rank = np.int64(at(rare_ranks, u))
-            put(out, g * m + g, at(out, g * m + g) + y * y)
+            first, last = np.int64(at(spans, 2 * t)), np.int64(at(spans, 2 * t + 1))
+            y = at(values, last)
+            for u in range(first, last + 1):
+                place = g * m + np.int64(at(ranks, u))
+                put(out, place, at(out, place) + y * at(values, u))
 
 
 @njit(cache=True, nogil=True)
