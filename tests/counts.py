@@ -12,8 +12,10 @@ from scipy import sparse
 from tigon.kernels import CellTile
 
 
-def draw_counts(seed: int, n: int, m: int, density: float = 0.2) -> sparse.csr_array:
-    """Integer counts, every seventh cell empty."""
+def draw_counts(
+    seed: int, n: int, m: int, density: float | NDArray[np.float64] = 0.2
+) -> sparse.csr_array:
+    """Integer counts of one density, or one for each gene, every seventh cell empty."""
     rng = np.random.default_rng(seed)
     dense = rng.integers(1, 50, (n, m)) * (rng.random((n, m)) < density)
     dense[::7] = 0

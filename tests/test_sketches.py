@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from tigon.kernels import GeneProducts, reference, sketch, sparse_gram
+from tigon.kernels.cpu.pair_sums import Ranking
 
 EPS = np.finfo(np.float64).eps
 
@@ -121,6 +122,27 @@ def test_counts_that_overflow_their_type_together() -> None:
     np.testing.assert_array_equal(sparse_gram(tile, n_genes=1).product, [[1.2e5**2]])
 
 
+def test_logarithms_of_values_that_are_no_small_counts() -> None:
+    # Small counts are looked up; these stand between them.
+    values = np.array([0.0, 0.5, 1.0, 1.5, 63.0, 63.5, 64.0, 65_535.0, 1e9, 1.0, 63.0, 0.5])
+    X = sparse.csr_array((values, np.arange(12), [0, 5, 9, 12]), (3, 12))
+    row_scale = np.array([1.0, 0.3, 7.0])
+    Y = reference.transformed(X, row_scale, log1p=True)
+    assert_sketch_agrees(X, Y, np.eye(12), row_scale, log1p=True)
+    assert_gram_agrees(X, Y, row_scale, log1p=True)
+
+
+def test_genes_are_ranked_by_the_cells_that_have_them() -> None:
+    X = sparse.csr_array(np.tile(np.arange(60) % 2, (50, 1)))
+    ranking = Ranking.of(as_tile(X), 60)
+    # Of 30 frequent ones, a whole panel; the others in their own order.
+    assert ranking.n_frequent == 20
+    assert sorted(ranking.ranks.tolist()) == list(range(60))
+    rare = ranking.ranks[ranking.ranks >= 20]
+    assert (np.diff(rare.astype(int)) > 0).all()
+    assert (ranking.ranks[1:40:2] < 20).all()
+
+
 def test_a_tile_is_its_weighted_rows() -> None:
     X = draw_counts(3, 100, 40)
     weights = np.random.default_rng(3).random(100, np.float32)
@@ -135,8 +157,10 @@ def test_a_tile_is_its_weighted_rows() -> None:
 
 @pytest.mark.parametrize("log1p", [False, True])
 def test_the_same_bits_for_any_threads(log1p: bool) -> None:
-    # More cells than are held at once, more tiles than sums.
-    X, scales = draw_counts(6, 12_000, 300, 0.05), draw_scales(6, 12_000, 300)
+    # More cells than are held at once, more tiles than sums; frequent genes and rare ones.
+    densities = np.random.default_rng(6).permutation(np.geomspace(0.6, 0.002, 300))
+    X, scales = draw_counts(6, 12_000, 300, densities), draw_scales(6, 12_000, 300)
+    assert 20 <= Ranking.of(as_tile(X), 300).n_frequent <= 280
     Q = np.random.default_rng(6).normal(size=(300, 23))
     runs: list[Callable[[int], GeneProducts]] = [
         lambda n: sketch(X, Q, *scales, log1p=log1p, n_threads=n),
