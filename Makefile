@@ -11,6 +11,8 @@ PYTHON ?= $(shell .ci/find-python)
 BIN := .venv/bin
 # Errors only: what else pip says is about the machine, not about this project.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+# One more than there are processors: tests that kill and wait leave theirs to others.
+PROCESSES = $(shell $(PYTHON) -c "import os; print(min(4, 1 + os.cpu_count()))")
 ROOMS := kernels storage scaling src
 # Folders too: their times tell of files that went away.
 SOURCES := $(shell find $(ROOMS) -not -path '*/__pycache__*' -not -path '*.egg-info*')
@@ -24,7 +26,7 @@ demo: .venv/installed
 		$(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABEL),--label-key "$(LABEL)")
 
 test: check .venv-test/installed
-	.venv-test/bin/python -P -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	.venv-test/bin/python -P -m pytest --numprocesses $(PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(PYTEST)
 
 check: lint types

@@ -111,6 +111,7 @@ class Job:
             kept=np.ones(counts.n_cells, bool),
             totals=np.add.reduceat(counts.values, counts.indptr[:-1], dtype=np.float64),
             n_cells_detected=detected,
+            n_detected=np.diff(counts.indptr),
         )
         codes = (np.arange(counts.n_cells) % N_DATASETS).astype(np.int32)
         names = tuple(f"d{i}" for i in range(N_DATASETS))

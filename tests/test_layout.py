@@ -334,5 +334,5 @@ def test_a_memory_limit_makes_blocks_smaller(
         assert tight.block_cells < free.block_cells
         with pytest.raises(MemoryLimitError, match="takes at least 100 MiB"):
             ingest_plan.plan_ingest(atlas, 2, 50 << 20)
-        with pytest.raises(InputError, match="n_threads=0"):
+        with pytest.raises(InputError, match="n_threads is 0"):
             ingest_plan.plan_ingest(atlas, 0, None)
