@@ -9,7 +9,7 @@ import scipy.linalg
 from scipy import sparse
 
 import tigon
-from tigon.scaling.pca import starting
+from tigon.scaling.pca import sampling
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.krylov import block_krylov
 
@@ -167,7 +167,7 @@ def test_what_is_not_converged_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X = with_spectrum(np.linspace(10, 9, 200), 400)
-    monkeypatch.setattr(starting, "SAMPLE_CELLS", 100)
+    monkeypatch.setattr(sampling, "SAMPLE_CELLS", 100)
     model = tigon.PCA(20, solver="krylov", max_passes=2, tol=1e-6).fit(X)
     assert not model.converged_
     assert "set max_passes higher" in caplog.text

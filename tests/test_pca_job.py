@@ -25,7 +25,7 @@ from tigon import pca
 from tigon.pca_job import plan_pca
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.job import job_place
-from tigon.scaling.pca import starting
+from tigon.scaling.pca import sampling
 from tigon.scaling.pca.job import begin, running
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.atlas import Atlas
@@ -79,7 +79,7 @@ def decomposed(source: Any, out: Path, **options: Any) -> Found:
 def small_sample() -> Iterator[None]:
     """So that iterations have something left to do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(starting, "SAMPLE_CELLS", 256)
+        patch.setattr(sampling, "SAMPLE_CELLS", 256)
         yield
 
 

@@ -11,7 +11,7 @@ import scipy.linalg
 from scipy import sparse
 
 import tigon
-from tigon.scaling.pca import starting
+from tigon.scaling.pca import sampling
 
 LOG = {"target_sum": 1e4, "log1p": True}
 
@@ -68,7 +68,7 @@ def test_krylov_is_as_exact_as_it_says(
     shared_data: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of some of the cells, so that the complete decomposition takes a second."""
-    monkeypatch.setattr(starting, "SAMPLE_CELLS", 400)
+    monkeypatch.setattr(sampling, "SAMPLE_CELLS", 400)
     adata = anndata.read_h5ad(shared_data / f"{name}.h5ad")[:1000]
     s, Vt = exact(normalised(adata.X), 51)
     model = tigon.PCA(50, **LOG).fit(adata)

@@ -12,8 +12,7 @@ from tigon.scaling.pca.certificate import PROBES, residuals_of
 from tigon.scaling.pca.config import PCAConfig
 from tigon.scaling.pca.krylov import Eigenpairs, block_krylov
 from tigon.scaling.pca.moments import Moments
-from tigon.scaling.pca.operator import Operator
-from tigon.scaling.pca.passes import Passes
+from tigon.scaling.pca.operator import Operator, Products
 from tigon.scaling.pca.starting import start_of
 
 Float64 = NDArray[np.float64]
@@ -70,7 +69,7 @@ class Decomposition:
         return onto, self.moments.mean @ onto
 
 
-def decompose(passes: Passes, config: PCAConfig) -> Decomposition:
+def decompose(passes: Products, config: PCAConfig) -> Decomposition:
     """Leading components of the cells.
 
     Parameters
@@ -90,7 +89,7 @@ def decompose(passes: Passes, config: PCAConfig) -> Decomposition:
     "gram": one pass; 8 m^2 bytes for each task under way. "krylov": a sample and a few
     passes; 8 m l bytes for each task under way, see :func:`block_krylov` for the basis.
     """
-    n_cells, m = passes.rows.shape
+    n_cells, m = passes.shape
     config.check_shape(n_cells, m)
     solver, reason = config.solver_for(m)
     operator = Operator(passes, center=config.center, scale=config.scale)
@@ -138,7 +137,7 @@ def _by_gram(operator: Operator, config: PCAConfig) -> Eigenpairs:
 
 
 def _by_krylov(operator: Operator, config: PCAConfig) -> Eigenpairs:
-    m = operator.passes.rows.shape[1]
+    m = operator.passes.shape[1]
     of_start, of_probe = np.random.SeedSequence(config.random_state).spawn(2)
     start = start_of(operator, config, of_start)
     probe = np.random.default_rng(of_probe).standard_normal((m, PROBES))

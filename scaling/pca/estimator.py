@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +16,10 @@ from tigon.scaling.engine import ThreadEngine, available_threads
 from tigon.scaling.pca.config import PCAConfig, Solver
 from tigon.scaling.pca.decomposing import Decomposition, decompose, not_converged
 from tigon.scaling.pca.passes import Normalisation, Passes
-from tigon.scaling.pca.rows import Rows
+from tigon.scaling.pca.resident import ResidentPasses, is_resident
 from tigon.scaling.pca.sources import borrowed_rows
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("tigon")
 
@@ -124,8 +123,9 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X
             An atlas or a pack; a path or a URL, or a list of these, opened as an atlas; an
             AnnData, whose ``X`` is taken as it is; a SciPy or NumPy matrix; a Dask array of
-            chunks of rows, CSR or dense. Cells by genes, any finite numbers; with ``log1p``
-            none below zero.
+            chunks of rows, CSR or dense; or a CSR matrix of cupyx.scipy.sparse, whose products
+            are computed on its GPU in float32, their sums in float64. Cells by genes, any
+            finite numbers; with ``log1p`` none below zero.
         y
             Ignored.
 
@@ -136,10 +136,9 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         del y
         config = self._config()
-        with borrowed_rows(X) as rows, self._engine() as engine:
-            passes = Passes(rows, self._normalisation(config), engine, self.progress)
+        with self._passes(X, config) as passes:
             found = decompose(passes, config)
-        self._keep(found, rows)
+            self._keep(found, passes.shape)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -165,14 +164,13 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         One pass. A cell's scores depend on that cell and the components only.
         """
         check_is_fitted(self, "components_")
-        with borrowed_rows(X) as rows, self._engine() as engine:
-            n_cells, n_genes = rows.shape
+        with self._passes(X, self._config()) as passes:
+            n_cells, n_genes = passes.shape
             if n_genes != self.n_features_in_:
                 raise InputError(
                     f"the cells have {n_genes} genes: the components are of "
                     f"{self.n_features_in_}; pass the same genes in the same order"
                 )
-            passes = Passes(rows, self._normalisation(self._config()), engine, self.progress)
             scores = np.empty((n_cells, len(self.components_)), np.float32)
             done = 0
             for part in passes.scores(*self._found.onto()):
@@ -190,9 +188,9 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 return self.fit_transform(atlas)
         return self.fit(X).transform(X)
 
-    def _keep(self, found: Decomposition, rows: Rows) -> None:
+    def _keep(self, found: Decomposition, shape: tuple[int, int]) -> None:
         self._found = found
-        self.n_samples_, self.n_features_in_ = rows.shape
+        self.n_samples_, self.n_features_in_ = shape
         self.components_ = found.components
         self.singular_values_ = found.singular_values
         self.residuals_ = found.residuals
@@ -213,12 +211,17 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: v for name, v in self.get_params(deep=False).items() if name in known}
         return PCAConfig(**{"center": self._center, **given})
 
-    @staticmethod
-    def _normalisation(config: PCAConfig) -> Normalisation:
-        return Normalisation(config.target_sum, config.log1p)
-
-    def _engine(self) -> ThreadEngine:
-        return ThreadEngine(self.n_threads or available_threads())
+    @contextmanager
+    def _passes(self, X: Any, config: PCAConfig) -> Iterator[Passes | ResidentPasses]:
+        normalisation = Normalisation(config.target_sum, config.log1p)
+        if is_resident(X):
+            yield ResidentPasses(X, normalisation, self.progress)
+            return
+        with (
+            borrowed_rows(X) as rows,
+            ThreadEngine(self.n_threads or available_threads()) as engine,
+        ):
+            yield Passes(rows, normalisation, engine, self.progress)
 
 
 class PCA(TruncatedSVD):
@@ -287,8 +290,8 @@ n_samples_, n_features_in_, solver_, solver_reason_
         self.center = center
         self.scale = scale
 
-    def _keep(self, found: Decomposition, rows: Rows) -> None:
-        super()._keep(found, rows)
+    def _keep(self, found: Decomposition, shape: tuple[int, int]) -> None:
+        super()._keep(found, shape)
         self.mean_, self.scale_ = found.moments.mean, found.moments.deviation
 
     def _keep_variances(self, found: Decomposition) -> None:

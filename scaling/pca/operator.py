@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.kernels.sketches import GeneProducts
 from tigon.scaling.pca.moments import Moments
-from tigon.scaling.pca.passes import Passes
 
 Float64 = NDArray[np.float64]
+
+
+class Products(Protocol):
+    """What sums products of a matrix of cells by genes, Y, that is as long as the cells."""
+
+    n_passes: int
+    bytes_read: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+        ...
+
+    def moments(self) -> GeneProducts:
+        """Sums of the genes and of their squares; the product is of no matter."""
+        ...
+
+    def sketch(self, Q: Float64, **figures: float) -> GeneProducts:
+        """Y^T (Y Q), shape (m, l), and moments; ``figures`` are told."""
+        ...
+
+    def gram(self) -> GeneProducts:
+        """Y^T Y, shape (m, m), and moments."""
+        ...
+
+    def sampled(self, rng: np.random.Generator) -> Products:
+        """The same of some of the cells."""
+        ...
 
 
 class Operator:
@@ -26,7 +56,7 @@ class Operator:
     Means come with the first product. Deviations are needed before it: a pass of its own.
     """
 
-    def __init__(self, passes: Passes, *, center: bool, scale: bool) -> None:
+    def __init__(self, passes: Products, *, center: bool, scale: bool) -> None:
         self.passes, self._center, self._scale = passes, center, scale
         self._moments: Moments | None = None
         self._figures: dict[str, float] = {}

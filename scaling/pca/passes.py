@@ -19,6 +19,7 @@ from tigon.kernels.cpu.pair_sums import Ranking, add_sparse_gram
 from tigon.kernels.cpu.sketches import Sketcher
 from tigon.kernels.sketches import GeneProducts
 from tigon.scaling.pca.rows import Cells, Rows
+from tigon.scaling.pca.sampling import sample
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 
@@ -100,6 +101,17 @@ class Passes:
         self.rows, self.normalisation, self.engine = rows, normalisation, engine
         self.progress = progress
         self.n_passes, self.bytes_read = 0, 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+        return self.rows.shape
+
+    def sampled(self, rng: np.random.Generator) -> Passes:
+        """Passes over a sample of the cells, which is read now."""
+        held = sample(self.rows, self.engine, rng)
+        self.bytes_read += held.n_bytes
+        return Passes(held, self.normalisation, self.engine.local)
 
     def moments(self) -> GeneProducts:
         """Sums of the genes and of their squares: one pass; the product is of no matter."""

@@ -25,8 +25,9 @@ from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.job.begin import Beginning
 from tigon.scaling.pca.job.first import stretches_riding
 from tigon.scaling.pca.krylov import GUARD
+from tigon.scaling.pca.sampling import SAMPLE_BYTES
 from tigon.scaling.pca.sources import bytes_of
-from tigon.scaling.pca.starting import RANDOM, SAMPLE_BYTES, SAMPLE_PASSES
+from tigon.scaling.pca.starting import RANDOM, SAMPLE_PASSES
 from tigon.scaling.statistics import BLOCK_CELLS, BlockCounting, moments_bytes
 
 if TYPE_CHECKING:
