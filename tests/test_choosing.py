@@ -216,6 +216,20 @@ def test_the_rule() -> None:
     assert above(settings[2], settings[4])[1] < 0.1 * settings[4].errors.std()
 
 
+def test_a_choice_at_an_end_of_what_was_compared_says_so() -> None:
+    settings = [setting(k, 5.0, 0.3 + 0.1 * abs(k - 4), 0.9, 1.0) for k in (2, 4, 6)]
+    assert "may be better" not in choose(settings, 0.6).reason
+    assert "no other setting is as good" in choose(settings, 0.6).reason
+    largest = choose(settings[:2], 0.6)
+    assert largest.k == 4
+    assert "4 is the largest k compared: larger ones may be better." in largest.reason
+    least = choose(settings[1:], 0.6)
+    assert "4 is the least k compared: smaller ones may be better." in least.reason
+    assert "may be better" not in choose(settings[1:2], 0.6).reason
+    of_lambda = choose([setting(4, lam, 0.3 + lam, 0.9, 1.0) for lam in (1.0, 5.0)], 0.6)
+    assert "1 is the least lambda compared" in of_lambda.reason
+
+
 def test_one_dataset_needs_no_mixing() -> None:
     nothing = float("nan")
     settings = [setting(4, 1.0, 0.302, 0.9, nothing), setting(4, 5.0, 0.3, 0.9, nothing)]

@@ -121,7 +121,7 @@ def choose(settings: Sequence[Setting], min_stability: float) -> Choice:
     chosen = max(candidates, key=lambda i: _preference(settings[i]))
     reason = _reason(
         settings[chosen], settings[best], len(near), bool(stable), len(candidates), min_stability
-    )
+    ) + _ends(settings[chosen], settings)
     return Choice(settings, best, chosen, min_stability, reason)
 
 
@@ -167,14 +167,32 @@ def _reason(
         else f"none that is as good having the {min_stability:g} that was asked for"
     )
     text = (
-        f"k = {chosen.k} and lambda = {chosen.lam:g}: the fewest factors of {n_near} settings "
-        f"that are as good as the best. It {as_good}, and {stable}."
+        f"k = {chosen.k} and lambda = {chosen.lam:g}: "
+        + (
+            f"the fewest factors of {n_near} settings that are as good as the best"
+            if n_near > 1
+            else "no other setting is as good"
+        )
+        + f". It {as_good}, and {stable}."
     )
     if n_candidates > 1 and not np.isnan(chosen.mixing.mean()):
         text += (
             f" Of {n_candidates} values of lambda that are as good with so many factors, it mixes "
             f"the datasets best ({chosen.mixing.mean():.2f})."
         )
+    return text
+
+
+def _ends(chosen: Setting, settings: Sequence[Setting]) -> str:
+    """A sentence for each value that is at an end of those compared: beyond it nobody looked."""
+    text = ""
+    for name, value, values in (
+        ("k", chosen.k, {setting.k for setting in settings}),
+        ("lambda", chosen.lam, {setting.lam for setting in settings}),
+    ):
+        if len(values) > 1 and value in (min(values), max(values)):
+            end, beyond = ("least", "smaller") if value == min(values) else ("largest", "larger")
+            text += f" {value:g} is the {end} {name} compared: {beyond} ones may be better."
     return text
 
 
