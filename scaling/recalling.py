@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.cells import CellFilter
@@ -35,6 +36,11 @@ LAYOUTS, CLUSTERINGS = "layouts", "clusterings"
 
 VERSION = "tigon_version"
 """Column of ``obs``: the update whose metagenes a cell's loadings are of; 0 for the first."""
+
+
+def shared_genes(run: Run) -> NDArray[np.bool_] | None:
+    """Genes at which W may differ from zero, bool, shape (m,); None where all are such."""
+    return run.var[SHARED].to_numpy().astype(bool) if SHARED in run.var else None
 
 
 def recall_fit(run: Run) -> Known:
@@ -75,7 +81,7 @@ def recall_fit(run: Run) -> Known:
         n_cells=n_cells,
         lam=_lambdas(run),
         merged=_merged(run),
-        shared=run.var[SHARED].to_numpy().astype(bool) if SHARED in run.var else None,
+        shared=shared_genes(run),
     )
 
 

@@ -253,6 +253,22 @@ def test_the_command_lists(run: Run, table: pd.DataFrame) -> None:
     assert f"factor {mito}  technical" in narrow
 
 
+def test_of_a_projection_the_run_is_named_to_drop_factors_from(run: Run, tmp_path: Path) -> None:
+    laid = tigon.project(run, handled_cells(1000), tmp_path / "laid.zarr", batch_key="batch")
+    text = " ".join(told(laid, 130).split())
+    assert f"tigon factors {run.path} --drop-factors" in text
+    assert text.endswith("--out ..., and project again")
+
+
+def test_the_command_says_where_unshared_genes_are(tmp_path: Path) -> None:
+    contents = build_contents(n_cells=300)
+    shared = np.arange(60) < 45
+    some = replace(contents, var=contents.var.assign(tigon_shared=shared))
+    text = " ".join(told(Run.open(write_run(tmp_path / "some.zarr", some)), 130).split())
+    assert "Top genes are of the 45 that all datasets measure; the 15 others have" in text
+    assert "Top genes are" not in told(Run.open(write_run(tmp_path / "all.zarr", contents)), 130)
+
+
 def test_the_command_answers_in_json(run: Run, table: pd.DataFrame) -> None:
     facts: dict[str, Any] = json.loads(works("factors", run.path, "--json").stdout)
     assert facts["technical"] == np.flatnonzero(table["technical"] != "").tolist()

@@ -84,9 +84,11 @@ def factors(
 def _list(run: str, n_top: int, n_threads: int | None, shown: Session) -> None:
     from tigon.command.showing.factors import describe_factors, tell_factors
     from tigon.factor_calls import listed
+    from tigon.storage.runs.run import Run
 
-    listing = listed(run, n_top=n_top, n_threads=n_threads, progress=shown.progress)
-    facts = describe_factors(listing, run)
+    opened = Run.open(run)
+    listing = listed(opened, n_top=n_top, n_threads=n_threads, progress=shown.progress)
+    facts = describe_factors(listing, opened, run)
     shown.answer(facts, tell_factors(facts))
 
 

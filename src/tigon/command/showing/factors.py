@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tigon.scaling.factors.listing import FactorListing
+    from tigon.storage.runs.run import Run
 
 Facts = dict[str, Any]
 
@@ -29,8 +30,12 @@ _ABSENT = {
 """Why there is no correlation with a figure."""
 
 
-def describe_factors(listing: FactorListing, path: str) -> Facts:
-    """The listing as plain facts."""
+def describe_factors(listing: FactorListing, run: Run, path: str) -> Facts:
+    """The listing of a run, which is at a path, as plain facts."""
+    from tigon.scaling.projecting import PROJECTED
+    from tigon.scaling.recalling import shared_genes
+
+    shared = shared_genes(run)
     use, unevenness = listing.evened_use, listing.unevenness
     factors = [
         {
@@ -58,6 +63,9 @@ def describe_factors(listing: FactorListing, path: str) -> Facts:
         "path": path,
         "n_cells": listing.n_cells,
         "n_loaded": listing.n_loaded,
+        "n_genes": len(run.genes),
+        "n_shared_genes": len(run.genes) if shared is None else int(shared.sum()),
+        "laid_on": run.config.get(PROJECTED, {}).get("run"),
         "missing": listing.missing,
         "technical": listing.technical,
         "dropped": list(listing.dropped),
@@ -126,6 +134,12 @@ def _notes(facts: Facts) -> Iterator[str]:
         "Correlations are of a factor's share with what the column names, within clusters and "
         "datasets; used most: the dataset's part if all had as many cells."
     )
+    n_others = facts["n_genes"] - facts["n_shared_genes"]
+    if n_others:
+        yield (
+            f"Top genes are of the {facts['n_shared_genes']:,} that all datasets measure; the "
+            f"{n_others:,} others have weights in V alone, and are in the report."
+        )
     for factor in facts["factors"]:
         if factor["technical"]:
             yield f"factor {factor['number']} looks technical: {'; '.join(factor['technical'])}"
@@ -137,7 +151,11 @@ def _notes(facts: Facts) -> Iterator[str]:
     chosen = sorted({*facts["technical"], *facts["dropped"]})
     if set(chosen) - set(facts["dropped"]) and len(chosen) < len(facts["factors"]):
         numbers = ",".join(map(str, chosen))
-        yield f"To leave them out: tigon factors {facts['path']} --drop-factors {numbers} --out ..."
+        laid_on = facts["laid_on"]
+        yield (
+            f"To leave them out: tigon factors {laid_on or facts['path']} --drop-factors {numbers} "
+            "--out ..." + (", and project again" if laid_on else "")
+        )
 
 
 def _several(facts: Facts) -> bool:
