@@ -128,6 +128,52 @@ def test_layouts_that_were_added_are_there_to_choose_from(tmp_path: Path) -> Non
     assert page.text.count("t-SNE of X_pca (perplexity 30);") == 1
 
 
+def test_points_that_were_not_aligned_are_not_called_so(tmp_path: Path) -> None:
+    contents = build_contents(300)
+    config = {**contents.config, "align": {"align": "none"}}
+    page = make_page(tmp_path, replace(contents, config=config))
+    assert "UMAP of the cells by their factors;" in page.text
+    assert "after alignment" not in page.text
+
+
+def test_unshared_genes_are_told_apart(tmp_path: Path) -> None:
+    contents = build_contents(300)
+    shared = np.arange(60) < 45
+    W = np.where(shared, contents.W, np.float32(0))
+    var = contents.var.assign(tigon_shared=shared)
+    page = make_page(tmp_path, replace(contents, var=var, W=W))
+    assert "60 genes used, 15 unshared" in page.text
+    assert "The 15 genes that not all datasets measure have no weight in W" in page.text
+    genes = contents.var.index.to_numpy()
+    for number, card in enumerate(page.text.split("strongest in cluster")[1:]):
+        own, others = card.split("Own to a dataset:")[1].split("Not measured by all:")
+        largest = np.maximum.reduce([V[number] for V in contents.V.values()])
+        assert genes[np.argmax(largest * shared)] in own.split()
+        assert genes[np.argmax(largest * ~shared)] in others.split()
+
+
+@pytest.mark.parametrize(
+    ("residual", "said"),
+    [
+        ([np.nan] * 4, {"Loss of each mini-batch"}),
+        ([0.1] * 4, {"Loss of all cells by iteration;"}),
+        ([np.nan, np.nan, 0.1, 0.1], {"Loss of each mini-batch", "After the epochs come"}),
+    ],
+)
+def test_the_loss_says_what_its_steps_are(
+    tmp_path: Path, residual: list[float], said: set[str]
+) -> None:
+    history = {
+        "loss": np.array([4.0, 3.0, 2.5, 2.4]),
+        "step": np.arange(4),
+        "epoch": np.array([0, 0, 1, 2]),
+        "residual": np.array(residual),
+    }
+    page = make_page(tmp_path, replace(build_contents(300), history=history))
+    known = {"Loss of each mini-batch", "Loss of all cells by iteration;", "After the epochs come"}
+    assert {text for text in known if text in page.text} == said
+
+
 def test_one_layout_leaves_no_choice(page: Page) -> None:
     assert "input" not in page.tags
 

@@ -116,6 +116,8 @@ def test_cells_that_come_later(case: PlantedParts, atlas: Path, tmp_path: Path) 
     shared = updated.var["tigon_shared"].to_numpy()
     assert not updated.W[:, ~shared].any()
     assert (updated.V["b2"][:, ~shared] > 0).any()
+    counted = f"({shared.sum()} shared, {(~shared).sum()} unshared)"
+    assert counted in works("info", later).stdout
     works("project", run, b1, "--out", query)
     laid = Run.open(query)
     np.testing.assert_allclose(np.asarray(laid.loadings), np.asarray(Run.open(run).loadings)[200:])

@@ -12,6 +12,7 @@ from tigon.report.grouping import Grouping, printable
 from tigon.report.palette import OTHER
 from tigon.scaling.factors.genes import gene_scores, top_genes
 from tigon.scaling.factors.listing import FactorListing
+from tigon.scaling.recalling import shared_genes
 from tigon.storage.runs.run import Run
 
 _READ_ROWS = 1 << 16
@@ -93,6 +94,8 @@ class Factor:
     specific
         Genes with the largest weight in any V, as (gene, dataset, weight);
         none where there is one dataset.
+    unshared
+        The same, of genes that have no weight in W as not all datasets measure them.
     scale
         The largest weight among ``shared`` and their dots.
     largest
@@ -106,6 +109,7 @@ class Factor:
     dropped: bool
     shared: list[Gene]
     specific: list[tuple[str, str, float]]
+    unshared: list[tuple[str, str, float]]
     scale: float
     largest: float
 
@@ -129,9 +133,14 @@ def describe_factors(
     names = [printable(name) for name in run.datasets]
     V = np.stack(list(run.V.values()))  # (n_datasets, k, m)
     genes = [printable(name) for name in run.genes]
-    top = top_genes(gene_scores(run.W), N_SHARED)
+    known = shared_genes(run)
+    in_W = np.ones(len(genes), dtype=bool) if known is None else known
+    scores = gene_scores(run.W[:, in_W])
+    top = np.flatnonzero(in_W)[top_genes(scores, N_SHARED)]
     return [
-        _describe(j, run.W[j], V[:, j], top[j], genes, names, colours, groups, means[:, j], listing)
+        _describe(
+            j, run.W[j], V[:, j], top[j], in_W, genes, names, colours, groups, means[:, j], listing
+        )
         for j in range(len(run.W))
     ]
 
@@ -141,6 +150,7 @@ def _describe(
     W: NDArray[np.float32],
     V: NDArray[np.float32],
     top: NDArray[np.int64],
+    in_W: NDArray[np.bool_],
     genes: list[str],
     datasets: list[str],
     colours: dict[str, str],
@@ -161,7 +171,8 @@ def _describe(
         technical=listing.reasons[number],
         dropped=number in listing.dropped,
         shared=shared,
-        specific=_specific(V, genes, datasets) if len(datasets) > 1 else [],
+        specific=_specific(V * in_W, genes, datasets) if len(datasets) > 1 else [],
+        unshared=_specific(V * ~in_W, genes, datasets),
         scale=max(weights) or 1.0,
         largest=float(W.max(initial=0.0)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +42,25 @@ def draw_history(history: Mapping[str, NDArray[Any]]) -> Markup | None:
     with drawing():
         figure = Figure(figsize=(8.4, 3.2))
         axes = figure.add_subplot()
+        axes.set(xlabel="step", ylabel="mean loss per cell")
         _draw_steps(axes, step, loss)
-        if "epoch" in history:
+        if kind_of_steps(history) == "iterations":
+            axes.plot(step, loss, color=_ORANGE, lw=2, marker="o", ms=4)
+            axes.set(xlabel="iteration", ylabel="mean loss per cell")
+        elif "epoch" in history:
             epoch = np.asarray(history["epoch"])
             _mark_epochs(axes, step, epoch)
             axes.plot(*epoch_means(step, loss, epoch), color=_ORANGE, lw=2, marker="o", ms=4)
-        axes.set(xlabel="step", ylabel="mean loss per cell")
         axes.margins(x=0.01)
         return as_svg(figure, "objective")
+
+
+def kind_of_steps(history: Mapping[str, NDArray[Any]]) -> Literal["steps", "iterations", "both"]:
+    """Steps over mini-batches, iterations over all cells (which have a residual), or both."""
+    iterations = np.isfinite(np.asarray(history.get("residual", ()), dtype=float))
+    if not iterations.any():
+        return "steps"
+    return "iterations" if iterations.all() else "both"
 
 
 def _draw_steps(axes: Axes, step: NDArray[np.float64], loss: NDArray[np.float64]) -> None:

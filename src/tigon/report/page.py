@@ -19,11 +19,12 @@ from tigon.report.facts import (
     group_run,
     owned_clusters,
 )
-from tigon.report.figures import draw_composition, draw_heatmap, draw_history
+from tigon.report.figures import draw_composition, draw_heatmap, draw_history, kind_of_steps
 from tigon.report.grouping import Grouping, printable
 from tigon.report.scatter import draw_cells, scatter
 from tigon.report.template import fill_in
 from tigon.scaling.factors.dropping import kept_factors
+from tigon.scaling.recalling import shared_genes
 from tigon.storage.publish import published
 from tigon.storage.runs.run import Run
 from tigon.unscored import count_unscored, tell_unscored
@@ -131,7 +132,10 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
 
 
 def _describe_fit(run: Run) -> dict[str, Any]:
+    shared = shared_genes(run)
     return {
+        "n_unshared": 0 if shared is None else int((~shared).sum()),
+        "steps": kind_of_steps(run.history),
         "n_components": len(run.W),
         "objective": run.objective,
         "consensus": tell_consensus(run.consensus) if run.consensus else "",
@@ -182,11 +186,12 @@ def _describe_factors(run: Run, groups: Groups) -> dict[str, Any]:
     aligned = "X_inmf_aligned" in run.obsm_names
     listing = listed(run, n_threads=1)
     kept = kept_factors(len(run.W), listing.dropped if aligned else ())
+    moved = run.config.get("align", {}).get("align") != "none"
     shares = mean_shares(cell_shares(run, aligned=aligned), len(kept), by)
     means = np.zeros((len(by.names), len(run.W)))
     means[:, kept] = shares
     return {
-        "aligned": aligned,
+        "aligned": aligned and moved,
         "by": by,
         "max_dots": MAX_DOTS,
         "factors": describe_factors(run, listing, groups.datasets, by, means),

@@ -87,7 +87,11 @@ def describe_run(run: Run) -> Facts:
 
 
 def _describe_factors(run: Run) -> Facts:
+    from tigon.scaling.recalling import shared_genes
+
+    shared = shared_genes(run)
     return {
+        "n_shared_genes": None if shared is None else int(shared.sum()),
         "n_components": int(run.loadings.shape[1]),
         "dropped_factors": list(run.config.get("drop_factors", ())),
         "objective": run.objective,
@@ -137,7 +141,7 @@ def tell_run(facts: Facts) -> str:
         [
             ("run", facts["path"]),
             ("cells", f"{facts['n_cells']:,}"),
-            ("genes", f"{facts['n_genes']:,}"),
+            ("genes", f"{facts['n_genes']:,}" + _tell_shared(facts)),
             ("datasets", tell_counts(facts["datasets"])),
             *result,
             *_tell_clusters(facts),
@@ -189,6 +193,11 @@ def _tell_clusters(facts: Facts) -> list[tuple[str, str]]:
         *([("scores", ", ".join(told))] if told else []),
         *([("not scored", unscored)] if unscored else []),
     ]
+def _tell_shared(facts: Facts) -> str:
+    n_shared = facts.get("n_shared_genes")
+    if n_shared is None:
+        return ""
+    return f" ({n_shared:,} shared, {facts['n_genes'] - n_shared:,} unshared)"
 
 
 def tell_run_in_full(facts: Facts) -> str:
