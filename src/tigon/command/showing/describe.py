@@ -193,6 +193,8 @@ def _tell_clusters(facts: Facts) -> list[tuple[str, str]]:
         *([("scores", ", ".join(told))] if told else []),
         *([("not scored", unscored)] if unscored else []),
     ]
+
+
 def _tell_shared(facts: Facts) -> str:
     n_shared = facts.get("n_shared_genes")
     if n_shared is None:
