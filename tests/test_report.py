@@ -139,15 +139,16 @@ def test_points_that_were_not_aligned_are_not_called_so(tmp_path: Path) -> None:
 def test_unshared_genes_are_told_apart(tmp_path: Path) -> None:
     contents = build_contents(300)
     shared = np.arange(60) < 45
-    W = np.where(shared, contents.W, np.float32(0))
+    model = contents.model
+    without = replace(model, W=np.where(shared, model.W, np.float32(0)))
     var = contents.var.assign(tigon_shared=shared)
-    page = make_page(tmp_path, replace(contents, var=var, W=W))
+    page = make_page(tmp_path, replace(contents, var=var, model=without))
     assert "60 genes used, 15 unshared" in page.text
     assert "The 15 genes that not all datasets measure have no weight in W" in page.text
     genes = contents.var.index.to_numpy()
     for number, card in enumerate(page.text.split("strongest in cluster")[1:]):
         own, others = card.split("Own to a dataset:")[1].split("Not measured by all:")
-        largest = np.maximum.reduce([V[number] for V in contents.V.values()])
+        largest = np.maximum.reduce([V[number] for V in model.V.values()])
         assert genes[np.argmax(largest * shared)] in own.split()
         assert genes[np.argmax(largest * ~shared)] in others.split()
 
