@@ -70,7 +70,7 @@ def check_extended(run: Run) -> None:
     np.testing.assert_array_equal(np.asarray(run.obsm("X_tsne")), -LAYOUT)
     np.testing.assert_array_equal(np.asarray(run.obsm("X_umap")), LAYOUT)
     np.testing.assert_array_equal(np.asarray(run.loadings), was.obsm["X_inmf"])
-    np.testing.assert_array_equal(run.W, was.W)
+    np.testing.assert_array_equal(run.W, was.model.W)
     kept = ["n_genes_by_counts", "tigon_dataset", "tigon_cluster", "label", "found%2F2"]
     assert list(run.obs) == kept
     assert run.obs["tigon_cluster"].tolist() == list(range(200))

@@ -108,12 +108,14 @@ def render(run: Run, *, label_key: str | None = None, seed: int = 0) -> str:
 
 def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
     scores = describe_scores(run.scores)
+    shared = shared_genes(run)
     timings = sorted(run.timings_s.items(), key=lambda item: -item[1])
     return {
         "title": printable(run.path.name),
         "command": printable(run.command),
         "n_cells": len(run.obs),
         "n_genes": len(run.genes),
+        "n_unshared": 0 if shared is None else int((~shared).sum()),
         "groups": groups,
         "datasets": describe_datasets(run, groups.datasets),
         "notices": [printable(notice) for notice in run.notices],
@@ -132,9 +134,7 @@ def _describe_run(run: Run, groups: Groups) -> dict[str, Any]:
 
 
 def _describe_fit(run: Run) -> dict[str, Any]:
-    shared = shared_genes(run)
     return {
-        "n_unshared": 0 if shared is None else int((~shared).sum()),
         "steps": kind_of_steps(run.history),
         "n_components": len(run.W),
         "objective": run.objective,
