@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
+from tigon.scaling.inmf.nndsvd import SAMPLE_CELLS, start_bytes
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
 from tigon.scaling.inmf.solving import SOLVE_CELLS
@@ -240,6 +241,9 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         + running * run_bytes(block, packed * BLOCK_CELLS),
     }
     state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
+    if config.inmf.init == "nndsvd":
+        sampled = packed * min(SAMPLE_CELLS, atlas.n_cells)
+        stages["the start"] = state + sampled + start_bytes(k, n_genes)
     if config.inmf.solver == "online":
         stages["the epochs"] = state + minibatch + touched + starts
     if config.inmf.max_iterations or config.inmf.n_starts > 1:

@@ -78,7 +78,8 @@ def rearrange_run(
 
     Notes
     -----
-    Eight passes over the loadings. Holds the tables of cells, and 28 k m bytes a dataset.
+    The passes of the alignment over the loadings (:func:`tigon.scaling.alignment.aligning.align`),
+    and two over the points. Holds the tables of cells, and 28 k m bytes a dataset.
     """
     check_output(out, overwrite=overwrite)
     if PROJECTED in run.config:

@@ -37,7 +37,8 @@ class ChooseConfig:
     prepare
         Which cells and genes take part.
     inmf
-        Options of each fit; its k and lambda are not looked at.
+        Options of each fit, by online epochs from one random start; its k and lambda are those
+        that are compared.
     n_threads
         Threads; the result does not depend on it.
     memory_limit_bytes
@@ -63,6 +64,7 @@ class ChooseConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", _ascending("k", self.k, check_whole))
         object.__setattr__(self, "lam", _ascending("lam", self.lam, check_number))
+        self._check_fits()
         for k in self.k:
             replace(self.inmf, n_components=k)
         for lam in self.lam:
@@ -80,6 +82,16 @@ class ChooseConfig:
             if not 0 <= value <= 1 or (name == "hidden_share" and value in (0, 1)):
                 raise InputError(
                     f"{name} is {value}: it lies between 0 and 1; set --{name.replace('_', '-')}"
+                )
+
+    def _check_fits(self) -> None:
+        """Refuse options that fits which are compared have no use for."""
+        for name in ("solver", "polish", "init", "n_starts", "lam_by_dataset"):
+            value = getattr(self.inmf, name)
+            if value != type(self.inmf).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"{name} is {value!r}: settings are compared by online epochs from one random "
+                    f"start, and one lambda for all; leave {name} out"
                 )
 
     def check_cells(self, n_cells: int) -> None:

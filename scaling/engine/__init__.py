@@ -11,6 +11,13 @@ property of the plan and not of the machine.
 from tigon.kernels.threads import available_threads
 from tigon.scaling.engine.cluster import ClusterEngine, ClusterError
 from tigon.scaling.engine.connecting import Cluster
-from tigon.scaling.engine.threads import ThreadEngine
+from tigon.scaling.engine.threads import ThreadEngine, threads_of
 
-__all__ = ["Cluster", "ClusterEngine", "ClusterError", "ThreadEngine", "available_threads"]
+__all__ = [
+    "Cluster",
+    "ClusterEngine",
+    "ClusterError",
+    "ThreadEngine",
+    "available_threads",
+    "threads_of",
+]

@@ -10,10 +10,28 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from tigon.kernels.interrupts import careful_interrupts
-from tigon.kernels.threads import share
+from tigon.kernels.threads import available_threads, share
+from tigon.scaling.checking import check_whole
+from tigon.storage.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+def threads_of(n_threads: int | None) -> int:
+    """How many threads to run; all processors for None.
+
+    Raises
+    ------
+    InputError
+        It is no positive whole number.
+    """
+    if n_threads is None:
+        return available_threads()
+    check_whole("n_threads", n_threads)
+    if n_threads < 1:
+        raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
+    return n_threads
 
 
 class ThreadEngine:

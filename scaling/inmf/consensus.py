@@ -119,7 +119,7 @@ def cluster(factors: NDArray[np.float64]) -> Clusters:
 
     Notes
     -----
-    Holds the cosines of all pairs, 8 (n_starts k)^2 bytes.
+    Holds 24 (n_starts k)^2 bytes: the cosines of all pairs, their distances and these sorted.
     """
     n, k, m = factors.shape
     flat = factors.reshape(n * k, m)
@@ -184,7 +184,8 @@ def medians(starts: Sequence[Metagenes], lengths: NDArray[np.float64], of: Clust
 
     Notes
     -----
-    Holds one dataset's metagenes of all starts at a time, 4 n_starts m bytes a factor.
+    Holds one dataset's metagenes of all starts at a time, 8 n_starts m bytes a factor,
+    and V of the medians twice.
     """
     V = np.stack([_median([s.V[i] for s in starts], lengths, of) for i in range(len(starts[0].V))])
     return Metagenes(_median([s.W for s in starts], lengths, of), V)

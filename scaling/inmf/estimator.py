@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from tigon.scaling.budget import plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of, resolve_small
-from tigon.scaling.engine import Cluster, ThreadEngine, available_threads
+from tigon.scaling.engine import Cluster, ThreadEngine, threads_of
 from tigon.scaling.inmf.arriving import arrive
 from tigon.scaling.inmf.config import Init, INMFConfig, Solver, schedule_options
 from tigon.scaling.inmf.continuing import continue_fit
@@ -409,7 +409,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         folder: Path,
     ) -> Iterator[ThreadEngine]:
         """Where tasks of a fit run."""
-        n_threads = self.n_threads or available_threads()
+        n_threads = threads_of(self.n_threads)
         check_reachable(atlas, cluster)
         datasets = chosen_datasets(atlas, chosen, config.n_components)
         resolved = resolve_small(datasets, config.n_components, chosen.small_datasets)
@@ -420,7 +420,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             yield engine
 
     def _engine(self) -> ThreadEngine:
-        return ThreadEngine(self.n_threads or available_threads())
+        return ThreadEngine(threads_of(self.n_threads))
 
 
 def _discard(positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:

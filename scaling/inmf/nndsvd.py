@@ -24,7 +24,7 @@ from tigon.kernels.sketches import sketch
 from tigon.scaling.inmf.state import Problem, State, empty_state, init_state
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles
 from tigon.scaling.pca.certificate import PROBES
-from tigon.scaling.pca.krylov import GUARD, block_krylov
+from tigon.scaling.pca.krylov import GUARD, basis_bytes, block_krylov
 from tigon.storage.packs.reader import CellReader
 
 Float64 = NDArray[np.float64]
@@ -32,8 +32,11 @@ Float64 = NDArray[np.float64]
 SAMPLE_CELLS = 10_000
 """Cells whose singular vectors are taken."""
 
-_PASSES = 6
+PASSES = 6
+"""Products at most; a start need not be exact."""
+
 _TOL = 0.05
+"""Relative residual at which there are no more."""
 
 _FILL = 0.05
 """Largest of the numbers that zeros are filled with, relative to the mean of W."""
@@ -55,8 +58,8 @@ def nndsvd_state(
 
     Notes
     -----
-    Reads the first 10,000 cells once. Genes that a dataset does not measure count as much
-    for the others as if all had been measured.
+    Reads the first 10,000 cells once, and holds them and what :func:`start_bytes` says. Genes
+    that a dataset does not measure count as much for the others as if all had been measured.
     """
     drawn = init_state(problem, n_components, seed)
     block = pack.read(0, min(SAMPLE_CELLS, pack.n_cells))
@@ -71,6 +74,11 @@ def nndsvd_state(
     if problem.shared is not None:
         W *= problem.shared
     return empty_state(problem, W.astype(np.float32), drawn.V)
+
+
+def start_bytes(n_components: int, n_genes: int) -> int:
+    """Bytes that :func:`nndsvd_state` holds at most, the cells aside."""
+    return basis_bytes(n_components + 2 * GUARD, n_components, PASSES, n_genes)
 
 
 def _scales(problem: Problem, n_cells: NDArray[np.int64]) -> Float64:
@@ -97,7 +105,7 @@ def _singular_vectors(
 
     start = rng.standard_normal((m, min(n_components + 2 * GUARD, m)))
     probe = rng.standard_normal((m, PROBES))
-    return block_krylov(product, start, probe, n_components, _TOL, _PASSES).vectors
+    return block_krylov(product, start, probe, n_components, _TOL, PASSES).vectors
 
 
 def _positive_parts(tiles: Sequence[DatasetTile], scale: Float64, vectors: Float64) -> Float64:

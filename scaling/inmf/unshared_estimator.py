@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tigon.scaling.inmf.config import Solver
+from tigon.scaling.inmf.config import Init, Solver
 from tigon.scaling.inmf.estimator import OnlineINMF
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.progress import Progress, silent
@@ -46,7 +46,8 @@ class UINMF(OnlineINMF):
     n_epochs
         Passes, as for :class:`tigon.OnlineINMF` or :class:`tigon.INMF`.
     polish, minibatch_size, minibatches_per_task, staleness, n_sweeps, tol, tol_final, \
-tol_objective, tol_batch, tol_residual, n_starts, small_datasets, n_threads, random_state, progress
+tol_objective, tol_batch, tol_residual, init, n_starts, small_datasets, n_threads, random_state, \
+progress
         As for :class:`tigon.OnlineINMF`.
 
     Attributes
@@ -99,6 +100,7 @@ tol_objective, tol_batch, tol_residual, n_starts, small_datasets, n_threads, ran
         tol_objective: float = 1e-3,
         tol_batch: float = 1e-6,
         tol_residual: float = 1e-4,
+        init: Init = "random",
         n_starts: int = 1,
         small_datasets: Literal["error", "merge", "drop"] = "error",
         n_threads: int | None = None,
@@ -121,6 +123,7 @@ tol_objective, tol_batch, tol_residual, n_starts, small_datasets, n_threads, ran
             tol_objective=tol_objective,
             tol_batch=tol_batch,
             tol_residual=tol_residual,
+            init=init,
             n_starts=n_starts,
             small_datasets=small_datasets,
             n_threads=n_threads,

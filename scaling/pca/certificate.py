@@ -17,7 +17,8 @@ so that the basis Q holds C^t G for all t up to a degree. For any polynomial f o
     |f(b x)| |G^T v| = |v^T f(C) G| = |v^T Q f(T) Q^T G| <= |rest of f(T) Q^T G|,
 
 where T = Q^T C Q and the rest has no part in the components. |G^T v|^2 is chi-squared with
-p degrees of freedom, whatever v is: it is below its quantile with the probability MISSED. The
+p degrees of freedom: below its quantile of MISSED / m with that probability for each of the m
+eigenvectors, and for any of them, as what is missed depends on the probe, with MISSED. The
 largest x that this allows bounds what was missed. Polynomials tried are x^a times a Chebyshev
 polynomial, at most 1 up to b and steep above.
 
@@ -68,7 +69,9 @@ def residuals_of(CV: Float64, V: Float64, values: Float64) -> Float64:
     return found
 
 
-def completeness_of(values: Float64, rest: Float64, n_found: int, degree: int) -> float:
+def completeness_of(
+    values: Float64, rest: Float64, n_found: int, degree: int, n_rows: int
+) -> float:
     """How much larger than the smallest found a missed singular value may be.
 
     Parameters
@@ -81,6 +84,8 @@ def completeness_of(values: Float64, rest: Float64, n_found: int, degree: int) -
         Components that were found, the first ones.
     degree
         Largest t for which the basis holds C^t G.
+    n_rows
+        m.
 
     Returns
     -------
@@ -92,7 +97,7 @@ def completeness_of(values: Float64, rest: Float64, n_found: int, degree: int) -
     b = max(float(values[n_found - 1]), _ROUNDING * float(values[0]))
     if b <= 0:
         return 1.0  # a probe of a matrix that is not zero would not be
-    least = float(np.sqrt(chi2.ppf(MISSED, rest.shape[1])))
+    least = float(np.sqrt(chi2.ppf(MISSED / n_rows, rest.shape[1])))
     others, left = np.clip(values[n_found:] / b, 0.0, 1.0), rest[n_found:]
     if degree < 1:
         return np.inf

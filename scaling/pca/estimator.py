@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from tigon.scaling.engine import ThreadEngine, available_threads
+from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.pca.config import PCAConfig, Solver
 from tigon.scaling.pca.decomposing import Decomposition, decompose, not_converged
 from tigon.scaling.pca.passes import Normalisation, Passes
@@ -219,7 +219,7 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return
         with (
             borrowed_rows(X) as rows,
-            ThreadEngine(self.n_threads or available_threads()) as engine,
+            ThreadEngine(threads_of(self.n_threads)) as engine,
         ):
             yield Passes(rows, normalisation, engine, self.progress)
 

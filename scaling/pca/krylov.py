@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, qr
 
-from tigon.scaling.pca.certificate import completeness_of, residuals_of
+from tigon.scaling.pca.certificate import PROBES, completeness_of, residuals_of
 
 Float64 = NDArray[np.float64]
 Product = Callable[[Float64], Float64]
@@ -128,6 +128,23 @@ def block_krylov(
     raise AssertionError("the last pass returns")
 
 
+def basis_bytes(n_begun: int, n_components: int, max_passes: int, n_genes: int) -> int:
+    """Bytes that iterations hold at most: the basis, its products, and what is made of them.
+
+    Parameters
+    ----------
+    n_begun
+        Directions of the start, without those of the probe.
+    n_components, max_passes, n_genes
+        As they are asked for.
+    """
+    each = n_components + GUARD + PROBES
+    first = n_begun + PROBES
+    columns = min(first + (max_passes - 1) * each, n_genes)
+    # One of the two is there twice while it grows, beside blocks, vectors and their products.
+    return 24 * n_genes * columns + 6 * 8 * n_genes * max(first, each) + 5 * 8 * columns**2
+
+
 @dataclass(frozen=True, slots=True)
 class _Ritz:
     """Leading Ritz pairs (values descending) and their residuals."""
@@ -192,7 +209,7 @@ class _Basis:
         """The first pairs with what is proven of them."""
         k = n_components
         rest = self._vectors.T @ (self.Q.T @ probe)
-        completeness = completeness_of(self._values, rest, k, degree)
+        completeness = completeness_of(self._values, rest, k, degree, len(probe))
         return Eigenpairs(
             np.maximum(found.values[:k], 0.0),
             found.vectors[:, :k],

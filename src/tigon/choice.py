@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from tigon.main_job import told_to
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
-from tigon.scaling.checking import check_whole
 from tigon.scaling.choosing.choosing import compare
 from tigon.scaling.choosing.config import MINIBATCH_SIZE, ChooseConfig
 from tigon.scaling.choosing.planning import ChoosePlan, plan_choice
 from tigon.scaling.choosing.table import Choice, Comparison, as_table, choose
 from tigon.scaling.config import OpenConfig
-from tigon.scaling.engine import ThreadEngine, available_threads
+from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.job import Job, job_place
@@ -245,7 +244,7 @@ class _Given:
             lam=_listed(lam),
             prepare=PrepareConfig(**take(_PREPARE), cell_filter=CellFilter(**take(_FILTER))),
             inmf=INMFConfig(**fit),
-            n_threads=_threads(n_threads),
+            n_threads=threads_of(n_threads),
             memory_limit_bytes=None if limit is None else parse_bytes(limit),
             **take(_CHOICE),
         )
@@ -268,15 +267,6 @@ def _listed(values: Any) -> list[Any]:
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         return [values]
     return [value.item() if hasattr(value, "item") else value for value in values]
-
-
-def _threads(n_threads: int | None) -> int:
-    if n_threads is None:
-        return available_threads()
-    check_whole("n_threads", n_threads)
-    if n_threads < 1:
-        raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
-    return n_threads
 
 
 def table_path(page: Path) -> Path:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tigon.scaling.budget import parse_bytes
-from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.factors.listing import COLUMNS, FactorListing, list_factors
 from tigon.scaling.rearranging import rearrange_run
-from tigon.scenarios import output_of, threads, write_page
+from tigon.scenarios import output_of, write_page
 from tigon.storage.progress import Progress, silent
 from tigon.storage.runs.run import Run
 
@@ -81,7 +81,7 @@ def listed(
     """As :func:`factors`, with figures by dataset."""
     run = run if isinstance(run, Run) else Run.open(Path(run))
     run.need_factors("a list of factors")
-    with ThreadEngine(threads(n_threads)) as engine:
+    with ThreadEngine(threads_of(n_threads)) as engine:
         return list_factors(run, engine, n_top=n_top, progress=progress)
 
 
@@ -164,7 +164,7 @@ def drop_factors(
         numbers,
         out,
         Path(scratch) if scratch is not None else out.absolute().parent,
-        n_threads=threads(n_threads),
+        n_threads=threads_of(n_threads),
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
         overwrite=overwrite,
         command=command,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.embedding.landmarks import N_LANDMARKS
+from tigon.scaling.engine import threads_of
 from tigon.scaling.extending.clustering import cluster_run
 from tigon.scaling.extending.config import ClusterConfig, LayoutConfig, Method
 from tigon.scaling.extending.laying_out import lay_out_run
 from tigon.scaling.memory import use_one_heap
-from tigon.scenarios import threads
 from tigon.storage.progress import Progress, silent
 from tigon.storage.runs.run import Run
 
@@ -107,7 +107,7 @@ def embed(
         use,
         config,
         out=None if out is None else Path(out),
-        n_threads=threads(n_threads),
+        n_threads=threads_of(n_threads),
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
         overwrite=overwrite,
         command=command,
@@ -182,7 +182,7 @@ def cluster(
         use,
         config,
         out=None if out is None else Path(out),
-        n_threads=threads(n_threads),
+        n_threads=threads_of(n_threads),
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
         overwrite=overwrite,
         command=command,

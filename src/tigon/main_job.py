@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.budget import Plan, parse_bytes
 from tigon.scaling.cells import CellFilter
-from tigon.scaling.checking import check_whole
 from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
-from tigon.scaling.engine import Cluster, available_threads
+from tigon.scaling.engine import Cluster, threads_of
 from tigon.scaling.inmf.config import INMFConfig, schedule_options
 from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.memory import use_one_heap
@@ -307,19 +306,3 @@ def opening_of(source: Counts, options: dict[str, Any]) -> OpenConfig:
 
 def _told(source: Any) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else type(source).__name__
-
-
-def threads_of(n_threads: int | None) -> int:
-    """How many threads to run; all processors for None.
-
-    Raises
-    ------
-    InputError
-        It is no positive whole number.
-    """
-    if n_threads is None:
-        return available_threads()
-    check_whole("n_threads", n_threads)
-    if n_threads < 1:
-        raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
-    return n_threads

@@ -16,11 +16,11 @@ from tigon.main_job import (
     opening_of,
     options_of,
     report_path,
-    threads_of,
     told_to,
 )
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
+from tigon.scaling.engine import threads_of
 from tigon.scaling.pca.config import PCAConfig
 from tigon.scaling.pca.job.config import TARGET_SUM, DecomposeConfig
 from tigon.scaling.pca.job.running import decompose_atlas, plan_job

@@ -13,8 +13,7 @@ from tigon.main_job import check_outputs
 from tigon.scaling import recalling
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
-from tigon.scaling.checking import check_whole
-from tigon.scaling.engine import available_threads
+from tigon.scaling.engine import threads_of
 from tigon.scaling.preparing import PrepareConfig
 from tigon.scaling.projecting import ProjectConfig, project_on_run
 from tigon.scaling.updating import UpdateConfig, told_sources, update_run
@@ -116,7 +115,7 @@ def update(
         inmf=inmf if n_epochs is None else replace(inmf, n_epochs=n_epochs),  # type: ignore[arg-type]
         drop=tuple(drop),
         sources=() if new is None else told_sources(_listed(new)),
-        n_threads=threads(n_threads),
+        n_threads=threads_of(n_threads),
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
@@ -213,7 +212,7 @@ def project(
         label_key=label_key or run.config.get("label_key"),
         cells=cells,
         sources=told_sources(_listed(new)),
-        n_threads=threads(n_threads),
+        n_threads=threads_of(n_threads),
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
@@ -230,22 +229,6 @@ def write_page(run: Run, out: Path, *, report: bool, overwrite: bool) -> None:
         from tigon.report import write_report
 
         write_report(run, report_path(out), overwrite=overwrite)
-
-
-def threads(n_threads: int | None) -> int:
-    """Threads to use; all there are for None.
-
-    Raises
-    ------
-    InputError
-        It is no positive whole number.
-    """
-    if n_threads is None:
-        return available_threads()
-    check_whole("n_threads", n_threads)
-    if n_threads < 1:
-        raise InputError(f"n_threads is {n_threads}: at least 1 is needed; set --n-threads")
-    return n_threads
 
 
 def output_of(out: str | os.PathLike[str], *, report: bool, overwrite: bool) -> Path:

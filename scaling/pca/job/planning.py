@@ -24,7 +24,7 @@ from tigon.scaling.budget import (
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.job.begin import Beginning
 from tigon.scaling.pca.job.first import stretches_riding
-from tigon.scaling.pca.krylov import GUARD
+from tigon.scaling.pca.krylov import GUARD, basis_bytes
 from tigon.scaling.pca.sampling import SAMPLE_BYTES
 from tigon.scaling.pca.sources import bytes_of
 from tigon.scaling.pca.starting import RANDOM, SAMPLE_PASSES
@@ -170,11 +170,12 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
         solving = sizes.product + max(sizes.riding, 2 * sizes.product)
         stages["components"] = always + solving + 4 * 8 * m * pca.n_components
     else:
-        basis = _basis_bytes(pca.n_components, pca.max_passes, m)
+        begun = pca.n_components + GUARD + RANDOM
+        basis = basis_bytes(begun, pca.n_components, pca.max_passes, m)
         stages["the sample"] = (
             always
             + 4 * min(SAMPLE_BYTES, bytes_of(atlas))
-            + _basis_bytes(pca.n_components + GUARD, SAMPLE_PASSES, m)
+            + basis_bytes(begun + GUARD, pca.n_components + GUARD, SAMPLE_PASSES, m)
             + flying * sizes.product
         )
         stages["sums over cells"] = always + basis + reading + flying * sizes.product
@@ -184,14 +185,6 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
     written = WRITTEN_BYTES + 2 * atlas.obs_columns.row_bytes
     stages["writing"] = always + vectors + WRITING_BYTES + written * atlas.n_cells
     return stages
-
-
-def _basis_bytes(n_components: int, max_passes: int, n_genes: int) -> int:
-    """Of the basis of iterations and its products, and of what is made anew of them at a time."""
-    each = n_components + GUARD + PROBES
-    columns = min(each + RANDOM + (max_passes - 1) * each, n_genes)
-    # One of the two is there twice while it grows, beside blocks, vectors and their products.
-    return 24 * n_genes * columns + 6 * 8 * n_genes * (each + RANDOM) + 5 * 8 * columns**2
 
 
 def _padded(n_columns: int) -> int:
