@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tigon.main_job import write_page
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.factors.listing import COLUMNS, FactorListing, list_factors
 from tigon.scaling.rearranging import rearrange_run
-from tigon.scenarios import output_of, write_page
+from tigon.scenarios import output_of
 from tigon.storage.progress import Progress, silent
 from tigon.storage.runs.run import Run
 

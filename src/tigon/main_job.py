@@ -152,11 +152,7 @@ def integrate(
                 command=command,
                 progress=tell,
             )
-        if report:
-            from tigon.report import write_report
-
-            with whole_stage(tell, "report (page)", 1):
-                write_report(run, report_path(out), overwrite=overwrite)
+        write_page(run, out, report=report, overwrite=overwrite, progress=tell)
     return run
 
 
@@ -222,6 +218,17 @@ def check_outputs(out: Path, *, overwrite: bool, report: bool) -> None:
             f"the report {page} of --out {out} exists: choose another name, or give "
             "--overwrite or --no-report"
         ) from error
+
+
+def write_page(
+    run: Run, out: Path, *, report: bool, overwrite: bool, progress: Progress = silent
+) -> None:
+    """Write the report beside a run, if it is wanted."""
+    if report:
+        from tigon.report import write_report
+
+        with whole_stage(progress, "report (page)", 1):
+            write_report(run, report_path(out), overwrite=overwrite)
 
 
 def report_path(out: Path) -> Path:

@@ -15,8 +15,8 @@ from tigon.main_job import (
     opened,
     opening_of,
     options_of,
-    report_path,
     told_to,
+    write_page,
 )
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
@@ -26,7 +26,7 @@ from tigon.scaling.pca.job.config import TARGET_SUM, DecomposeConfig
 from tigon.scaling.pca.job.running import decompose_atlas, plan_job
 from tigon.scaling.preparing import PrepareConfig
 from tigon.storage.errors import InputError
-from tigon.storage.progress import Progress, whole_stage
+from tigon.storage.progress import Progress
 
 if TYPE_CHECKING:
     from tigon.scaling.pca.job.planning import DecomposePlan
@@ -120,11 +120,7 @@ def pca(
                 command=command,
                 progress=tell,
             )
-        if report:
-            from tigon.report import write_report
-
-            with whole_stage(tell, "report (page)", 1):
-                write_report(run, report_path(out), overwrite=overwrite)
+        write_page(run, out, report=report, overwrite=overwrite, progress=tell)
     return run
 
 

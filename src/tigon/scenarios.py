@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tigon.main_job import check_outputs
+from tigon.main_job import check_outputs, write_page
 from tigon.scaling import recalling
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
@@ -220,15 +220,6 @@ def project(
         return project_on_run(
             run, atlas, config, out, aside, overwrite=overwrite, command=command, progress=progress
         )
-
-
-def write_page(run: Run, out: Path, *, report: bool, overwrite: bool) -> None:
-    """Write the report beside a run, if it is wanted."""
-    if report:
-        from tigon.main_job import report_path
-        from tigon.report import write_report
-
-        write_report(run, report_path(out), overwrite=overwrite)
 
 
 def output_of(out: str | os.PathLike[str], *, report: bool, overwrite: bool) -> Path:

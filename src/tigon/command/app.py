@@ -14,9 +14,10 @@ from tigon.command.export import export
 from tigon.command.factors import factors
 from tigon.command.info import info
 from tigon.command.ingest import ingest
-from tigon.command.integrate import RememberingCommand, integrate
+from tigon.command.integrate import integrate
 from tigon.command.pca import pca
 from tigon.command.project import project
+from tigon.command.remembering import RememberingCommand
 from tigon.command.report import report
 from tigon.command.select import select
 from tigon.command.serve import serve

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     LAYOUT,
@@ -23,6 +21,7 @@ from tigon.command.options import (
     Use,
     Verbose,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import session
 
 
@@ -79,7 +78,7 @@ def cluster(
         from tigon.kernels.compiling import compilations
         from tigon.layout_calls import cluster as find_clusters
 
-        command = shlex.join(["tigon", "cluster", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "cluster")
         with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
             made = find_clusters(run, command=command, progress=shown.progress, **options)
         facts = describe_clusters(made, name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     LAYOUT,
@@ -24,6 +22,7 @@ from tigon.command.options import (
     Use,
     Verbose,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import session
 
 
@@ -104,7 +103,7 @@ def embed(
         from tigon.kernels.compiling import compilations
         from tigon.layout_calls import embed as lay_out
 
-        command = shlex.join(["tigon", "embed", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "embed")
         with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
             made = lay_out(run, command=command, progress=shown.progress, **options)
         facts = describe_layout(made, f"X_{method.value}")

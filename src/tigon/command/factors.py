@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     FACTORS,
@@ -23,6 +21,7 @@ from tigon.command.options import (
     Verbose,
     WriteReport,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import Session, session
 from tigon.command.values import check_spared, wanted_factors
 
@@ -77,7 +76,7 @@ def factors(
             options: dict[str, Any] = dict(
                 n_threads=n_threads, memory_limit=memory_limit, overwrite=overwrite, report=report
             )
-            command = shlex.join(["tigon", "factors", *context.meta[_ARGUMENTS]])
+            command = as_called(context, "factors")
             _drop(run, str(drop_factors), str(out), {**options, "command": command}, shown)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
@@ -49,6 +47,7 @@ from tigon.command.options import (
     Workers,
     WriteReport,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import Session, session
 from tigon.command.values import (
     check_spared,
@@ -58,16 +57,6 @@ from tigon.command.values import (
     wanted_genes,
     wanted_unshared,
 )
-
-_ARGUMENTS = "tigon.arguments"
-
-
-class RememberingCommand(TyperCommand):
-    """Remembers its arguments as they were given, to store them in the run."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta[_ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args)
 
 
 def integrate(
@@ -304,7 +293,7 @@ def integrate(
             _show_plan(source, out, options, shown)
             return
         options.update(resume=resume, restart=restart)
-        command = shlex.join(["tigon", "integrate", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "integrate")
         _integrate(source, out, options, command, shown)
 
 

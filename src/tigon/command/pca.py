@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     CELLS,
@@ -41,6 +39,7 @@ from tigon.command.options import (
     Workers,
     WriteReport,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import Session, session
 from tigon.command.values import check_spared, number_or_none, wanted_genes
 
@@ -218,7 +217,7 @@ def pca(
             _show_plan(source, out, options, shown)
             return
         options.update(resume=resume, restart=restart)
-        command = shlex.join(["tigon", "pca", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "pca")
         _decompose(source, out, options, command, shown)
 
 

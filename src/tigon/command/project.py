@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     INPUT,
@@ -29,6 +27,7 @@ from tigon.command.options import (
     Threads,
     Verbose,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import session
 from tigon.command.values import check_spared
 
@@ -84,7 +83,7 @@ def project(
         from tigon.kernels.compiling import compilations
         from tigon.scenarios import project as project_cells
 
-        command = shlex.join(["tigon", "project", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "project")
         with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
             made = project_cells(
                 run,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.options import (
     CELLS,
     FACTORS,
@@ -39,6 +37,7 @@ from tigon.command.options import (
     Threads,
     Verbose,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import session
 from tigon.command.values import check_spared, number_or, numbers, wanted_genes, whole_numbers
 
@@ -207,7 +206,7 @@ def select(
         options.update(resume=resume, restart=restart)
         from tigon.kernels.compiling import compilations
 
-        command = shlex.join(["tigon", "select", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "select")
         with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
             found = selection(source, command=command, progress=shown.progress, **options)
         facts = _describe(found, out, str(table_path(Path(out))))

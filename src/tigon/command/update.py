@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tigon.command.integrate import _ARGUMENTS
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     CELLS,
@@ -34,6 +32,7 @@ from tigon.command.options import (
     Verbose,
     WriteReport,
 )
+from tigon.command.remembering import as_called
 from tigon.command.showing.session import session
 from tigon.command.values import check_spared, number_or
 
@@ -148,7 +147,7 @@ def update(
         from tigon.main_job import report_path
         from tigon.scenarios import update as update_run
 
-        command = shlex.join(["tigon", "update", *context.meta[_ARGUMENTS]])
+        command = as_called(context, "update")
         with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
             made = update_run(
                 run, _one_or_all(new), out, command=command, progress=shown.progress, **options
