@@ -136,7 +136,7 @@ class Fit:
         self.problem: Problem = data.problem(n_datasets, self.config.lam)
         self.state = init_state(self.problem, k, np.random.SeedSequence(0))
         self.batches: list[list[DatasetTile]] = data.batches(n_datasets)
-        self.n_steps = 0
+        self.n_steps, self.tables = 0, {}
         self.solver = Solver(None, Resting(), self.problem, self.config.tol)
         self.H = [np.zeros((data.batch_cells, k), np.float32) for _ in self.batches]
 
@@ -165,11 +165,13 @@ class Fit:
         """One mini-batch, as training takes it."""
         version = Version(self.state.W, dict(enumerate(self.state.V)))
         minibatch = Minibatch(0, self.batches[i], self.H[i])
-        found = self.solver.solve([minibatch], version, self.engine.share)
-        apply_step(self.state, self.problem, found.deltas, self.config.n_sweeps, self.engine)
+        found = self.solver.solve([minibatch], version, self.engine.share, self.tables)
+        step = self.state, self.problem, found.deltas, self.config.n_sweeps, self.engine
+        self.tables = apply_step(*step, tabulate=True)
         self.n_steps += 1
         if self.n_steps % rescale_steps(self.problem) == 0:
             rescale(self.state, self.problem, self.engine)
+            self.tables = {}
         return found.loss
 
 

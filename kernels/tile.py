@@ -7,7 +7,7 @@ scale (one over its root mean square in the dataset) are applied on the fly,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,14 @@ class TileStatistics:
     loss: float
     n_cells: int
     n_unfinished: int
+
+    def in_place(self) -> TileStatistics:
+        """The same with A and B where kernels can read them by address: as it is, or copied.
+
+        What another process sent may begin anywhere.
+        """
+        A, B = (np.require(sums, np.float64, ["C", "ALIGNED"]) for sums in (self.A, self.B))
+        return self if A is self.A and B is self.B else replace(self, A=A, B=B)
 
     def __iadd__(self, other: TileStatistics) -> TileStatistics:
         """Statistics of both tiles together, in the arrays of the first."""

@@ -110,7 +110,7 @@ def test_waiting_for_each_task_is_a_window_of_one(
 ) -> None:
     shared_out = fit(packed, tmp_path / "a", config_of(2, 0), 2)
 
-    def away(solver, tasks, state, engine):  # type: ignore[no-untyped-def]
+    def away(solver, tasks, state, _tables, engine):  # type: ignore[no-untyped-def]
         return engine.ordered_map(solver, training._drawn(solver, tasks, state, []), 1)
 
     monkeypatch.setattr(training, "_solved_here", away)
@@ -123,10 +123,10 @@ def test_staleness_is_that_of_the_plan(
     taken_in, seen = 0, []
     apply_step, drawn = training.apply_step, training._drawn
 
-    def counting(*args) -> None:  # type: ignore[no-untyped-def]
+    def counting(*args, **options):  # type: ignore[no-untyped-def]
         nonlocal taken_in
-        apply_step(*args)
         taken_in += 1
+        return apply_step(*args, **options)
 
     def watching(*args):  # type: ignore[no-untyped-def]
         before = taken_in

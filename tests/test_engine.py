@@ -79,10 +79,19 @@ def test_a_failing_task_of_a_list_stops_all_threads() -> None:
             ThreadEngine(n_threads, window=1000) as engine,
             pytest.raises(ValueError, match="task 3"),
         ):
-            engine.share(fails, list(range(1000)))
+            list(engine.share(fails, list(range(1000))))
         n_ran = len(ran)
         time.sleep(0.02)
         assert n_ran == len(ran) < 20
+
+
+def test_a_list_is_shared_out_a_window_at_a_time() -> None:
+    ran: list[int] = []
+    with ThreadEngine(2, window=4) as engine:
+        shared = engine.share(lambda i: ran.append(i) or i, list(range(10)))
+        found = [(result, len(ran)) for result in shared]
+    assert [result for result, _ in found] == list(range(10))
+    assert [n_ran for _, n_ran in found] == [4] * 4 + [8] * 4 + [10] * 2
 
 
 def test_leaving_early_cancels_the_rest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.rescaling import rebuild
 from tigon.scaling.inmf.state import Problem, State, begin_epoch, init_state
 from tigon.scaling.inmf.steps import apply_step
+from tigon.scaling.inmf.tiles import metagenes_of
 
 Array = np.ndarray
 
@@ -240,3 +242,44 @@ def test_a_dataset_at_rest_costs_a_step_nothing() -> None:
     for name in ("A", "B", "V", "A_previous", "B_previous"):
         np.testing.assert_array_equal(getattr(state, name)[1], getattr(before, name)[1])
     assert (state.W != before.W).any()
+
+
+@pytest.mark.parametrize("n_masked", [0, 2])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_tables_made_with_a_step_are_those_of_its_metagenes(n_masked: int, n_threads: int) -> None:
+    p = draw_problem(n_masked, 1100, n_masked)
+    state, rng = init_state(p, 5, np.random.SeedSequence(3)), np.random.default_rng(2)
+    deltas = {d: draw_statistics(rng, p, d, 5, 30) for d in (0, 2)}
+    with ThreadEngine(n_threads) as engine:
+        assert apply_step(copy.deepcopy(state), p, dict(deltas), 1, engine) == {}
+        tables = apply_step(state, p, deltas, 1, engine, tabulate=True)
+    assert sorted(tables) == [0, 2]
+    for dataset, table in tables.items():
+        expected = metagenes_of(p, state.W, state.V, dataset)
+        for name in ("table", "gram", "scale"):
+            assert getattr(table, name).tobytes() == getattr(expected, name).tobytes()
+        for mine, other in zip(table.solver.arrays, expected.solver.arrays, strict=True):
+            assert mine.tobytes() == other.tobytes()
+
+
+def anywhere(sums: Array) -> Array:
+    """The same numbers in an array that may not be written and begins at an odd byte."""
+    room = np.zeros(sums.nbytes + 1, np.uint8)
+    room[1:] = np.ascontiguousarray(sums).view(np.uint8).ravel()
+    found = room[1:].view(np.float64).reshape(sums.shape)
+    found.flags.writeable = False
+    assert not found.flags.aligned
+    return found
+
+
+@pytest.mark.parametrize("moved", [anywhere, np.asfortranarray], ids=["unaligned", "by column"])
+def test_statistics_may_lie_anywhere(moved: Callable[[Array], Array]) -> None:
+    p, states = draw_problem(0, 40, 0), []
+    for move in (np.ascontiguousarray, moved):
+        state, rng = init_state(p, 6, np.random.SeedSequence(3)), np.random.default_rng(2)
+        delta = draw_statistics(rng, p, 1, 6, 30)
+        with ThreadEngine(1) as engine:
+            deltas = {1: replace(delta, A=move(delta.A), B=move(delta.B))}
+            apply_step(state, p, deltas, 2, engine)
+        states.append([state.W.tobytes(), state.V.tobytes(), state.B.tobytes(), state.A.tobytes()])
+    assert states[0] == states[1]

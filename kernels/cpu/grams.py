@@ -8,7 +8,7 @@ from numba import njit
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.genes import GENES
 from tigon.kernels.cpu.lanes import PART_BYTES, at, broadcast, fma, load, put, store, widen
-from tigon.kernels.cpu.sweep import BLOCK
+from tigon.kernels.cpu.sweep import BLOCK, lay_out
 
 _CHUNK = 64
 """Genes that a Gram matrix is summed over before the next ones are read."""
@@ -43,6 +43,21 @@ def sum_metagenes(W, V, lam, measured, scale, table, width, start, stop, G):  # 
 
 
 @njit(cache=True, nogil=True)
+def sum_halves(parts):  # type: ignore[no-untyped-def]
+    """Symmetric G of which ``parts``, shape (n, k, k), sum up the lower half, and G laid out."""
+    k = parts.shape[1]
+    G = np.zeros((k, k))
+    for part in parts:
+        for i in range(k):
+            for j in range(i + 1):
+                G[i, j] += part[i, j]
+    for i in range(k):
+        for j in range(i):
+            G[j, i] = G[i, j]
+    return G, lay_out(G.astype(np.float32))
+
+
+@njit(cache=True, nogil=True)
 def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: ignore[no-untyped-def]
     """L = W + V and L^T times the gene scale, for the genes of a range.
 
@@ -66,6 +81,8 @@ def tabulate(W, V, measured, scale, L, table, width, start, stop):  # type: igno
             factor = np.float32(at(scale, g))
             for j in range(k):
                 put(table, g * width + j, at(sums, j * n + g - start) * factor)
+            for j in range(k, width):
+                put(table, g * width + j, np.float32(0))
 
 
 @njit(cache=True, nogil=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.grams import sum_metagenes
+from tigon.kernels.cpu.aligned import aligned_empty
+from tigon.kernels.cpu.grams import sum_halves, sum_metagenes
 from tigon.kernels.cpu.panels import padded_rows, row_width
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.tile import Metagenes
@@ -79,7 +79,7 @@ class Tabulation:
         self._width = row_width(self._k, np.float32)
         self._metagenes = W, V, float(lam)
         self._genes = np.ascontiguousarray(measured).view(np.uint8), np.ascontiguousarray(scale)
-        self._table = aligned_zeros(self._m * self._width, np.float32)
+        self._table = aligned_empty(self._m * self._width, np.float32)
 
     @property
     def ranges(self) -> list[slice]:
@@ -101,9 +101,6 @@ class Tabulation:
 
     def finish(self, parts: Sequence[NDArray[np.float64]]) -> MetageneTable:
         """The whole table; ``parts`` are of all ranges, in their order."""
-        G = np.zeros((self._k, self._k))
-        for part in parts:
-            G += part
-        G += np.tril(G, -1).T
+        G, solver = sum_halves(np.array(parts))
         table = self._table.reshape(self._m, self._width)
-        return MetageneTable(table, G, SolverGram.of(G.astype(np.float32)), self._genes[1])
+        return MetageneTable(table, G, SolverGram(*solver), self._genes[1])

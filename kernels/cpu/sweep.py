@@ -39,7 +39,8 @@ GROUP_BYTES = PARTS * PART_BYTES
 
 
 @njit(cache=True, nogil=True)
-def _lay_out(G):  # type: ignore[no-untyped-def]
+def lay_out(G):  # type: ignore[no-untyped-def]
+    """The arrays of :class:`SolverGram` for a matrix, shape (k, k), in its own type."""
     k = len(G)
     k4 = -(-k // BLOCK) * BLOCK
     blocks = aligned_zeros(k4 * k4, G.dtype)
@@ -87,7 +88,43 @@ class SolverGram:
     @classmethod
     def of(cls, G: NDArray[Any]) -> SolverGram:
         """Lay out a Gram matrix, float32 or float64, shape (k, k)."""
-        return cls(*_lay_out(G))
+        return cls(*lay_out(G))
+
+
+@njit(cache=True, nogil=True)
+def lay_out_each(G):  # type: ignore[no-untyped-def]
+    """The arrays of :class:`SolverGrams` for matrices, shape (n, k, k)."""
+    n, k4 = len(G), -(-G.shape[1] // BLOCK) * BLOCK
+    blocks = np.empty((n, k4 * k4), np.float32)
+    step, reach = np.empty((n, k4), np.float32), np.empty((n, k4), np.float32)
+    for i in range(n):
+        blocks[i], step[i], reach[i] = lay_out(G[i].astype(np.float32))
+    return blocks, step, reach
+
+
+@dataclass(frozen=True, slots=True)
+class SolverGrams:
+    """Several Gram matrices of one size, each as in :class:`SolverGram`.
+
+    Attributes
+    ----------
+    blocks, step, reach
+        float32, shapes (n, k4^2), (n, k4) and (n, k4).
+    """
+
+    blocks: NDArray[np.float32]
+    step: NDArray[np.float32]
+    reach: NDArray[np.float32]
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """The three attributes, in the order that the kernels take them."""
+        return self.blocks, self.step, self.reach
+
+    @classmethod
+    def of(cls, G: NDArray[Any]) -> SolverGrams:
+        """Lay out Gram matrices, shape (n, k, k), as float32."""
+        return cls(*lay_out_each(np.ascontiguousarray(G)))
 
 
 @njit(cache=True, nogil=True, inline="always")

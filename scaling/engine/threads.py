@@ -92,13 +92,12 @@ class ThreadEngine:
     def share(self, fn: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
         """As :meth:`ordered_map`, for small tasks on this process's own memory.
 
-        A list that fits in the window is shared out at once, the calling thread taking
-        part; then results are held until all are there.
+        The calling thread takes part. As many tasks as the window has are shared out at a
+        time, and their results held until all of them are there.
         """
-        if len(tasks) > self.window:
-            return _ordered(self._pool, fn, tasks, self.window)
         n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
-        return iter(share(fn, tasks, self._pool, n_helpers))
+        for first in range(0, len(tasks), self.window):
+            yield from share(fn, tasks[first : first + self.window], self._pool, n_helpers)
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2

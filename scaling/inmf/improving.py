@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.kernels.cpu.gene_step import sweep_range
 from tigon.kernels.cpu.genes import add_product
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.inmf.rescaling import rebuild, sum_patterns
 from tigon.scaling.inmf.state import Problem, State
-from tigon.scaling.inmf.steps import gene_ranges, update_V, update_W
+from tigon.scaling.inmf.steps import arrays_of, gene_ranges, own_of, remaining_of, shared_of
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -59,18 +60,11 @@ def improve(state: State, problem: Problem, engine: ThreadEngine) -> State:
 
 def sweep_all(state: State, problem: Problem, n_sweeps: int, engine: ThreadEngine) -> None:
     """Sweep over all metagenes with the statistics as they are, in place."""
-    grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
-    remaining = 1.0 - state.n_seen / np.maximum(problem.n_cells, 1)
-    own = [
-        SolverGram.of(state.statistics_of(i, n)[0].astype(np.float32))
-        for i, n in enumerate(problem.n_cells.tolist())
-    ]
+    arrays, shared = arrays_of(state), shared_of(state)
+    own = own_of(state, problem, np.arange(problem.n_datasets), remaining_of(state, problem))
 
     def sweep(genes: slice) -> None:
-        for _ in range(n_sweeps):
-            update_W(state, grams, genes)
-            for i, gram in enumerate(own):
-                update_V(state, problem, i, gram, remaining[i], genes)
+        sweep_range(arrays, shared, own, n_sweeps, genes.start, genes.stop)
 
     list(engine.share(sweep, gene_ranges(problem)))
 

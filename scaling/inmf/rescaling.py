@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.kernels.cpu.gene_step import update_own
 from tigon.kernels.cpu.genes import add_product
 from tigon.kernels.cpu.grams import row_squares
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.inmf.state import Problem, State
-from tigon.scaling.inmf.steps import gene_ranges, update_V
+from tigon.scaling.inmf.steps import arrays_of, gene_ranges, own_of, remaining_of
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -87,7 +88,7 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
     n_sweeps
         HALS sweeps over each V of a dataset at rest.
     """
-    remaining = 1.0 - state.n_seen / np.maximum(problem.n_cells, 1)
+    remaining = remaining_of(state, problem)
     A = [
         now + rest * before
         for now, rest, before in zip(state.A, remaining, state.A_previous, strict=True)
@@ -96,6 +97,8 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
     at_rest = datasets_at_rest(problem)
     if at_rest or len(state.continued):
         sum_patterns(state, A)
+    arrays = arrays_of(state)
+    own = own_of(state, problem, np.array(at_rest, np.int64), remaining[at_rest])
 
     def sum_up(genes: slice) -> None:
         T = state.T[:, genes]
@@ -105,8 +108,7 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
             T += remaining[i] * state.B_previous[i][:, genes]
             add_product(state.T, gram.blocks, state.V[i], -1.0, genes.start, genes.stop)
         for _ in range(n_sweeps):
-            for i in at_rest:
-                update_V(state, problem, i, grams[i], remaining[i], genes)
+            update_own(arrays, own, genes.start, genes.stop)
 
     list(engine.share(sum_up, gene_ranges(problem)))
 

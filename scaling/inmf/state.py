@@ -71,7 +71,7 @@ class Problem:
 
     def lam_of(self, dataset: int) -> float:
         """Lambda of a dataset."""
-        return float(self.lam_by_dataset[dataset])
+        return float(self.lam[dataset]) if isinstance(self.lam, np.ndarray) else self.lam
 
     @property
     def common(self) -> NDArray[np.bool_]:

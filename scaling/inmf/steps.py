@@ -13,17 +13,17 @@ Genes are independent: each task takes a fixed range of them through the whole s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.folding import fold
-from tigon.kernels.cpu.genes import add_product, hals, update_specific
-from tigon.kernels.cpu.sweep import SolverGram
+from tigon.kernels.cpu.gene_step import addresses_of, step_range, take_in_grams
+from tigon.kernels.cpu.metagenes import MetageneTable
+from tigon.kernels.cpu.sweep import SolverGrams
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.state import Problem, State
+from tigon.scaling.inmf.tiles import tabulation_of
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -32,37 +32,15 @@ RANGE_GENES = 512
 """Genes of a task; fixed, so that results never depend on the threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """What a mini-batch changes for one dataset.
-
-    Attributes
-    ----------
-    dataset
-        Its number.
-    delta
-        X^T H of the mini-batch, float64, shape (m, k).
-    remaining, fade
-        Weight of the previous epoch's sums, and by how much it fell.
-    gram, change
-        A_i and by how much it grew, as kernels read them.
-    """
-
-    dataset: int
-    delta: NDArray[np.float64]
-    remaining: float
-    fade: float
-    gram: SolverGram
-    change: SolverGram
-
-
 def apply_step(
     state: State,
     problem: Problem,
     deltas: dict[int, TileStatistics],
     n_sweeps: int,
     engine: ThreadEngine,
-) -> None:
+    *,
+    tabulate: bool = False,
+) -> dict[int, MetageneTable]:
     """Take in what a mini-batch found and improve the metagenes, in place.
 
     Parameters
@@ -75,24 +53,35 @@ def apply_step(
         HALS sweeps.
     engine
         Where it runs.
+    tabulate
+        Whether tables of the metagenes are wanted as they are then.
+
+    Returns
+    -------
+    dict
+        Tables by dataset, of those in ``deltas``: while a range of genes is in the cache.
 
     Notes
     -----
     About 4 k^2 m multiplications for each dataset touched, none for others.
     """
-    changes = [_take_in(state, problem, dataset, deltas.pop(dataset)) for dataset in sorted(deltas)]
-    grams = [SolverGram.of(S.astype(np.float32)) for S in state.S]
-    ranges = gene_ranges(problem)
+    datasets = sorted(deltas)
+    # Held until the last range is done: kernels read the sums by their addresses.
+    found = [deltas.pop(dataset).in_place() for dataset in datasets]
+    news, shared, own = _take_in(state, problem, datasets, found)
+    arrays = arrays_of(state)
+    begun = [
+        tabulation_of(problem, state.W, state.V, dataset)
+        for dataset in (datasets if tabulate else ())
+    ]
 
-    def update(genes: slice) -> None:
-        for change in changes:
-            _fold(state, change, genes)
-        for _ in range(n_sweeps):
-            update_W(state, grams, genes)
-            for change in changes:
-                update_V(state, problem, change.dataset, change.gram, change.remaining, genes)
+    def update(genes: slice) -> list[NDArray[np.float64]]:
+        step_range(arrays, news, shared, own, n_sweeps, genes.start, genes.stop)
+        return [tabulation.take(genes) for tabulation in begun]
 
-    list(engine.share(update, ranges))
+    parts = list(engine.share(update, gene_ranges(problem)))
+    tables = [each.finish([part[i] for part in parts]) for i, each in enumerate(begun)]
+    return dict(zip(datasets, tables, strict=False))
 
 
 def gene_ranges(problem: Problem) -> list[slice]:
@@ -101,82 +90,48 @@ def gene_ranges(problem: Problem) -> list[slice]:
     return [slice(start, min(start + RANGE_GENES, m)) for start in range(0, m, RANGE_GENES)]
 
 
-def _take_in(state: State, problem: Problem, dataset: int, delta: TileStatistics) -> _Change:
-    """Replace a dataset's contribution to S by its new one."""
-    n_cells = int(problem.n_cells[dataset])
-    before = 1.0 - state.n_seen[dataset] / n_cells
-    state.n_seen[dataset] += delta.n_cells
-    remaining = 1.0 - state.n_seen[dataset] / n_cells
-    state.A[dataset] += delta.A
-    change = delta.A + (remaining - before) * state.A_previous[dataset]
-    state.S[state.in_pattern[:, dataset]] += change
-    A = state.A[dataset] + remaining * state.A_previous[dataset]
-    return _Change(
-        dataset,
-        delta.B,
-        remaining,
-        remaining - before,
-        SolverGram.of(A.astype(np.float32)),
-        SolverGram.of(change.astype(np.float32)),
-    )
+def arrays_of(state: State) -> tuple[NDArray[Any], ...]:
+    """What steps read and write, as :mod:`tigon.kernels.cpu.gene_step` takes it."""
+    return state.W, state.V, state.B, state.B_previous, state.T
 
 
-def _fold(state: State, change: _Change, genes: slice) -> None:
-    """Replace a dataset's contribution to B and T by its new one."""
-    i = change.dataset
-    ends = genes.start, genes.stop
-    fold(state.B[i], state.B_previous[i], state.T, change.delta, change.fade, *ends)
-    add_product(state.T, change.change.blocks, state.V[i], -1.0, *ends)
+def shared_of(state: State) -> tuple[Any, ...]:
+    """S of each pattern, and patterns of the genes, for the same."""
+    return SolverGrams.of(state.S).arrays, state.patterns
 
 
-def update_W(state: State, grams: list[SolverGram], genes: slice) -> None:
-    """A sweep over the rows of W for a range of genes, in place; ``grams`` are those of S."""
-    if len(grams) == 1:
-        S = grams[0]
-        hals(state.W, state.T, *S.arrays, 1, genes.start, genes.stop)
-        return
-    for pattern in np.unique(state.patterns[genes]).tolist():
-        S = grams[pattern]
-        if not S.step.any():  # nothing informs W there
-            continue
-        chosen = genes.start + np.flatnonzero(state.patterns[genes] == pattern)
-        W = np.ascontiguousarray(state.W[:, chosen])
-        T = np.ascontiguousarray(state.T[:, chosen])
-        hals(W, T, *S.arrays, 1, 0, len(chosen))
-        state.W[:, chosen] = W
-
-
-def update_V(
+def own_of(
     state: State,
     problem: Problem,
-    dataset: int,
-    A: SolverGram,
-    remaining: float,
-    genes: slice,
-) -> None:
-    """A sweep over the rows of a dataset's V for a range of genes, and T with it, in place.
+    datasets: NDArray[np.int64],
+    remaining: NDArray[np.float64],
+) -> tuple[Any, ...]:
+    """Some datasets, the weight of their previous sums, lambda, A and masks, for the same."""
+    A = state.A[datasets] + remaining[:, None, None] * state.A_previous[datasets]
+    grams = SolverGrams.of(A).arrays
+    return datasets, remaining, _lam_of(problem, datasets), grams, problem.measured
 
-    Parameters
-    ----------
-    state, problem, dataset
-        The state, what is factorised, and the number of the dataset.
-    A
-        Its A with the hand-over applied.
-    remaining
-        Weight of its previous sums.
-    genes
-        The range.
-    """
-    update_specific(
-        state.V[dataset],
-        state.W,
-        state.B[dataset],
-        state.B_previous[dataset],
-        state.T,
-        remaining,
-        problem.lam_of(dataset),
-        problem.measured[dataset],
-        *A.arrays,
-        genes.start,
-        genes.stop,
-    )
+
+def remaining_of(state: State, problem: Problem) -> NDArray[np.float64]:
+    """Weight of the previous sums of each dataset, float64, shape (d,)."""
+    return 1.0 - state.n_seen / np.maximum(problem.n_cells, 1)
+
+
+def _take_in(
+    state: State, problem: Problem, datasets: list[int], found: list[TileStatistics]
+) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    """Take statistics into A and S; what they mean for B, W and V, as kernels take it."""
+    touched = np.array(datasets, np.int64)
+    before = remaining_of(state, problem)[touched]
+    state.n_seen[touched] += [each.n_cells for each in found]
+    remaining = remaining_of(state, problem)[touched]
+    fades = remaining - before
+    A, B = (addresses_of([getattr(each, name) for each in found]) for name in "AB")
+    sums = state.A, state.A_previous, state.S, state.in_pattern
+    changes, grams, shared = take_in_grams(*sums, touched, A, fades, remaining)
+    own = touched, remaining, _lam_of(problem, touched), grams, problem.measured
+    return (touched, B, fades, changes), (shared, state.patterns), own
+
+
+def _lam_of(problem: Problem, datasets: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.array([problem.lam_of(dataset) for dataset in datasets.tolist()], np.float64)

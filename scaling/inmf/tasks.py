@@ -126,10 +126,28 @@ class Solver:
         tiles = list(cut_tiles(self.pack.read(*stretch)))
         return Minibatch(stretch[0], tiles, self.starts.read(*stretch))
 
-    def solve(self, minibatches: Iterable[Minibatch], version: Version, spread: Spread) -> Found:
-        """Loadings, which are kept as starts, and statistics, summed in the order of cells."""
+    def solve(
+        self,
+        minibatches: Iterable[Minibatch],
+        version: Version,
+        spread: Spread,
+        known: dict[int, MetageneTable] | None = None,
+    ) -> Found:
+        """Loadings, which are kept as starts, and statistics, summed in the order of cells.
+
+        Parameters
+        ----------
+        minibatches, version
+            What is solved against what.
+        spread
+            How tiles are shared out.
+        known
+            Tables of this version, by dataset, as far as they are there already; emptied.
+        """
         sizes = factor_sizes(version.W)
         tables: dict[int, MetageneTable] = {}
+        while known:
+            tables.update([known.popitem()])
         deltas: dict[int, TileStatistics] = {}
         n_cells = 0
         for minibatch in minibatches:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
@@ -124,9 +125,11 @@ def train_by_step(
             begin_epoch(state)
         now = problem.over_common() if at.epoch < n_common_epochs else problem
         solver = Solver(pack, starts, now, config.tol)
+        tables: dict[int, MetageneTable] = {}
         tasks = schedule.tasks(at.epoch, seed)[at.n_done :]
-        for found in _solved(solver, tasks, state, at.flying, config.staleness, engine):
-            _take_in(found, state, now, at, config, engine)
+        solved = _solved(solver, tasks, state, tables, at.flying, config, engine)
+        for found in solved:
+            tables |= _take_in(found, state, now, at, config, engine)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
@@ -149,30 +152,40 @@ def _take_in(
     at: Position,
     config: INMFConfig,
     engine: ThreadEngine,
-) -> None:
-    """One step."""
-    apply_step(state, problem, found.deltas, config.n_sweeps, engine)
+) -> dict[int, MetageneTable]:
+    """One step; tables of the metagenes for the next, as far as they are made with it."""
+    here = _is_here(config, engine)
+    tables = apply_step(state, problem, found.deltas, config.n_sweeps, engine, tabulate=here)
     at.n_done += 1
     at.total += found.loss
     at.n_cells += found.n_cells
     at.history.append(at.epoch, found.n_cells, found.loss / found.n_cells)
     if len(at.history.step) % rescale_steps(problem) == 0:
         rescale(state, problem, engine)
+        return {}
+    return tables
+
+
+def _is_here(config: INMFConfig, engine: ThreadEngine) -> bool:
+    """Whether each mini-batch is solved here, against the metagenes that the last one left."""
+    return not config.staleness and engine is engine.local
 
 
 def _solved(
     solver: Solver,
     tasks: list[list[Stretch]],
     state: State,
+    tables: dict[int, MetageneTable],
     flying: list[Task],
-    staleness: int,
+    config: INMFConfig,
     engine: ThreadEngine,
 ) -> Iterator[Found]:
     """What each task yields, in order, solved against the state ``staleness`` steps before."""
-    if not staleness and engine is engine.local:
-        yield from _solved_here(solver, tasks, state, engine)
+    if _is_here(config, engine):
+        yield from _solved_here(solver, tasks, state, tables, engine)
         return
-    for found in engine.ordered_map(solver, _drawn(solver, tasks, state, flying), staleness + 1):
+    drawn = _drawn(solver, tasks, state, flying)
+    for found in engine.ordered_map(solver, drawn, config.staleness + 1):
         flying.pop(0)
         yield found
 
@@ -191,11 +204,15 @@ def _drawn(
 
 
 def _solved_here(
-    solver: Solver, tasks: list[list[Stretch]], state: State, engine: ThreadEngine
+    solver: Solver,
+    tasks: list[list[Stretch]],
+    state: State,
+    tables: dict[int, MetageneTable],
+    engine: ThreadEngine,
 ) -> Iterator[Found]:
     """One task at a time, its tiles shared out, while the mini-batches after it are read."""
     stretches = [cut for task in tasks for cut in task]
     minibatches = engine.read_ahead(solver.read, stretches)
     for task in tasks:
         version = Version(state.W, dict(enumerate(state.V)))
-        yield solver.solve(islice(minibatches, len(task)), version, engine.share)
+        yield solver.solve(islice(minibatches, len(task)), version, engine.share, tables)
