@@ -163,6 +163,20 @@ def test_completeness_bounds_what_a_few_passes_leave_out() -> None:
         assert last * 1.001 < left <= last * found.completeness
 
 
+@pytest.mark.parametrize("max_passes", [2, 20])
+def test_a_sample_of_few_cells_tells_few_directions(
+    monkeypatch: pytest.MonkeyPatch, max_passes: int
+) -> None:
+    """Fewer than are wanted; of a matrix of low rank they look good enough at once."""
+    monkeypatch.setattr(sampling, "SAMPLE_CELLS", 1)
+    X = np.zeros((80, 60))
+    X[:, :4] = dense_counts(80, 4, seed=9)
+    model = tigon.PCA(40, solver="krylov", max_passes=max_passes).fit(X)
+    _, s, _ = exact(X, 40)
+    np.testing.assert_allclose(model.singular_values_, s[:40], atol=1e-6 * s[0])
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(40), atol=1e-12)
+
+
 def test_what_is_not_converged_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

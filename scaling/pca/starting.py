@@ -21,7 +21,7 @@ SAMPLE_PASSES = 5
 """Over the sample."""
 
 RANDOM = 8
-"""Random directions that a start has besides."""
+"""Random directions that a start has besides, at least."""
 
 
 def start_of(operator: Operator, config: PCAConfig, seed: np.random.SeedSequence) -> Float64:
@@ -30,7 +30,9 @@ def start_of(operator: Operator, config: PCAConfig, seed: np.random.SeedSequence
     held = operator.passes.sampled(chosen)
     n_cells, m = held.shape
     n = min(config.n_components + GUARD, n_cells - 1, m)
-    others = random.standard_normal((m, min(RANDOM, m)))
+    # A sample of few cells has few directions: random ones make up for those that are wanted.
+    n_others = max(RANDOM, config.n_components + GUARD - max(n, 0))
+    others = random.standard_normal((m, min(n_others, m)))
     if n < 1:
         return others
     drawn = random.standard_normal((m, min(n + GUARD, m)))
