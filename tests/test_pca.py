@@ -242,6 +242,8 @@ def test_bad_input_is_refused() -> None:
     X[3, 4] = np.nan
     refused("rows 0 to 30 cannot be decomposed", X, n_components=2)
     refused("cannot be decomposed: an atlas", 7, n_components=2)
+    refused("does not support dtype float16", np.eye(9, dtype=np.float16), n_components=2)
+    refused("shape .9,.: cells by genes", sparse.coo_array(np.ones(9)), n_components=2)
     with pytest.raises(tigon.InputError, match="the components are of 20"):
         tigon.PCA(2).fit(dense_counts(30, 20, seed=8)).transform(np.ones((4, 19)))
 

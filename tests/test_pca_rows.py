@@ -11,7 +11,7 @@ from counts import draw_counts
 from scipy import sparse
 
 import tigon
-from tigon.scaling.pca.rows import AtlasRows, Cells
+from tigon.scaling.pca.rows import AtlasRows, Cells, cells_of
 from tigon.scaling.selecting import GeneSelection
 from tigon.storage.views.reopening import reference
 
@@ -37,6 +37,17 @@ def test_selected_genes_of_kept_cells(tmp_path: Path, genes: np.ndarray) -> None
     expected = X.toarray()[10:80][kept[10:80]]
     np.testing.assert_array_equal(as_matrix(cells, len(genes)), expected[:, genes])
     np.testing.assert_array_equal(cells.totals, expected.sum(axis=1))
+
+
+def test_entries_of_one_gene_add_up_whatever_their_type() -> None:
+    """Not in their own type, in which 200 + 100 are 44, and totals not in float32."""
+    few = np.array([200, 100, 3, 7], np.uint8)
+    X = sparse.csr_array((few, np.array([1, 1, 0, 2]), np.array([0, 2, 4])), (2, 3))
+    cells = cells_of(X, 0)
+    np.testing.assert_array_equal(as_matrix(cells, 3), [[0, 300, 0], [3, 0, 7]])
+    np.testing.assert_array_equal(cells.totals, [300, 10])
+    large = cells_of(np.array([[2.0**24, 1.0, 1.0, 1.0]], np.float32), 0)
+    np.testing.assert_array_equal(large.totals, [2.0**24 + 3])
 
 
 def test_genes_in_another_order_are_not_everything() -> None:

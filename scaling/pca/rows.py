@@ -231,14 +231,10 @@ def cells_of(matrix: Any, start: int) -> Cells:
     InputError
         Entries that are not finite real numbers.
     """
-    rows = sparse.csr_array(matrix)
-    if not rows.has_canonical_format:
-        rows = rows.copy()
-        rows.sum_duplicates()
     try:
-        tile, _ = as_tile(rows, None)
+        tile, _ = as_tile(sparse.csr_array(matrix), None, merged=True)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"rows {start:,} to {start + rows.shape[0]:,} cannot be decomposed: {error}"
+            f"rows {start:,} to {start + matrix.shape[0]:,} cannot be decomposed: {error}"
         ) from error
-    return Cells(tile, np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel())
+    return Cells(tile, cell_totals(SparseRows(tile.indptr, tile.genes, tile.counts)))

@@ -59,13 +59,12 @@ def rows_of(source: Any) -> Rows:
         return _of_anndata(source)
     if kind.startswith("dask.array"):
         return DaskRows(_by_rows(source))
-    if sparse.issparse(source):
+    if sparse.issparse(source) or isinstance(source, np.ndarray):
+        matrix: Any = source
+        if matrix.ndim != 2:
+            raise InputError(f"the matrix has shape {matrix.shape}: cells by genes are needed")
         as_csr: Any = sparse.csr_array
-        return MatrixRows(as_csr(source))
-    if isinstance(source, np.ndarray):
-        if source.ndim != 2:
-            raise InputError(f"the matrix has shape {source.shape}: cells by genes are needed")
-        return MatrixRows(source)
+        return MatrixRows(as_csr(matrix) if sparse.issparse(matrix) else matrix)
     raise InputError(
         f"a {kind} cannot be decomposed: an atlas, a pack, a path, an AnnData, a matrix of SciPy "
         "or NumPy or a Dask array of rows is needed"
