@@ -248,6 +248,11 @@ def test_bad_input_is_refused() -> None:
         tigon.PCA(2).fit(dense_counts(30, 20, seed=8)).transform(np.ones((4, 19)))
 
 
+def test_squares_beyond_float64_are_refused() -> None:
+    for solver in ("gram", "krylov"):
+        refused("inf, too large for float64", np.eye(9) * 1e200, n_components=2, solver=solver)
+
+
 def test_negative_values_have_no_logarithm() -> None:
     refused("log1p", -np.eye(20), n_components=2, log1p=True)
 

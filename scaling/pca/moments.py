@@ -16,11 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.sketches import GeneProducts
+from tigon.storage.errors import InputError
 
 Float64 = NDArray[np.float64]
 
 _FLAT = 1e-12
 """A variance below this share of the mean square is rounding."""
+
+_LARGEST = 1e150
+"""Sums of squares at most: they are squared again for residuals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,19 @@ class Moments:
 
     @classmethod
     def of(cls, found: GeneProducts, *, center: bool, scale: bool) -> Moments:
-        """From the sums of a pass."""
+        """From the sums of a pass.
+
+        Raises
+        ------
+        InputError
+            Squares of entries are beyond float64.
+        """
+        if not found.squares.max() < _LARGEST:
+            raise InputError(
+                f"the sum of the squares of a gene is {found.squares.max():g}, too large for "
+                f"float64: {_LARGEST:g} is the limit; divide the matrix by a number, or look for "
+                "entries that are wrong"
+            )
         n = found.n_cells
         mean = found.sums / n
         about = found.squares - n * mean**2
