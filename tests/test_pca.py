@@ -100,6 +100,11 @@ def test_normalisation_is_on_the_fly() -> None:
         np.testing.assert_allclose(model.singular_values_, s[:5], rtol=1e-8)
 
 
+def test_no_cells_have_no_scores() -> None:
+    model = tigon.PCA(2).fit(dense_counts(30, 20, seed=8))
+    assert model.transform(np.zeros((0, 20))).shape == (0, 2)
+
+
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_certificate_holds_on_adversarial_spectra(name: str) -> None:
     n, m, k = 400, 160, 20

@@ -150,7 +150,7 @@ class Passes:
     def _mapped(
         self, task: Any, tasks: list[Cuts], name: str, figures: dict[str, float]
     ) -> Iterator[Any]:
-        n_rows = tasks[-1][-1][1]
+        n_rows = tasks[-1][-1][1] if tasks else 0
         for cuts, found in zip(tasks, self.engine.ordered_map(task, tasks), strict=True):
             yield found
             self.progress(name, cuts[-1][1], n_rows, **figures)
