@@ -262,6 +262,19 @@ def test_negative_values_have_no_logarithm() -> None:
     refused("log1p", -np.eye(20), n_components=2, log1p=True)
 
 
+def test_cells_of_an_atlas_without_some_genes_are_not_decomposed() -> None:
+    """As what was not measured would be taken for zero."""
+    counts = dense_counts(60, 20, seed=8).astype(np.float32)
+    names = [f"gene{g}" for g in range(20)]
+    cells = anndata.AnnData(sparse.csr_array(counts))
+    cells.var_names = names
+    sources = [cells[:30, :15].copy(), cells[30:, 5:].copy()]
+    with tigon.open(sources, join="outer") as atlas:
+        refused("10 of 20 genes are not measured by all sources", atlas, n_components=2)
+    with tigon.open(sources, join="inner") as atlas:
+        assert tigon.PCA(2).fit(atlas).n_features_in_ == 10
+
+
 def test_a_dask_array_must_know_its_chunks() -> None:
     dask_array = pytest.importorskip("dask.array")
     X = dask_array.ones((40, 30), chunks=(10, 30))

@@ -72,7 +72,21 @@ def rows_of(source: Any) -> Rows:
 
 
 def atlas_rows(atlas: Atlas) -> AtlasRows:
-    """All cells and genes of an atlas."""
+    """All cells and genes of an atlas.
+
+    Raises
+    ------
+    InputError
+        A source with cells lacks some of the genes, which would be taken for zero there.
+    """
+    has_cells = np.bincount(atlas.source_codes, minlength=len(atlas.measured)) > 0
+    n_absent = int((~atlas.measured[has_cells].all(axis=0)).sum())
+    if n_absent:
+        raise InputError(
+            f"{n_absent:,} of {atlas.n_genes:,} genes are not measured by all sources, and would "
+            "be taken for zero there: open them with join='inner', or use tigon.pca, which leaves "
+            "such genes out"
+        )
     everything = GeneSelection.of(np.arange(atlas.n_genes), atlas.n_genes)
     return AtlasRows(reference(atlas), everything, atlas.shape, bytes_of(atlas))
 
