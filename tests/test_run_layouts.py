@@ -26,7 +26,7 @@ from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.tsne import tsne_layout
 from tigon.scaling.extending.config import ClusterConfig, LayoutConfig
 from tigon.scaling.extending.points import points_of
-from tigon.storage.errors import InputError
+from tigon.storage.errors import InputError, OutputExistsError
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
@@ -217,6 +217,14 @@ class TestClusters:
         record = made.config["clusterings"]["tigon_cluster"]
         assert made.scores["ari"] == record["ari"] > 0.95
         assert made.scores["mixing"] == SCORES["mixing"]
+
+    def test_a_column_of_another_is_not_taken_for_the_landmarks(self, tmp_path: Path) -> None:
+        contents = contents_with()
+        obs = contents.obs.assign(mine_landmark=np.arange(N_CELLS))
+        run = write_run(tmp_path / "run.zarr", replace(contents, obs=obs))
+        with pytest.raises(OutputExistsError, match="the run has mine_landmark already"):
+            tigon.cluster(run, use="X_pca", name="mine", n_neighbors=8)
+        assert Run.open(run).obs["mine_landmark"].tolist() == list(range(N_CELLS))
 
 
 @pytest.mark.usefixtures("tsne")

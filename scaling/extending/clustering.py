@@ -25,6 +25,7 @@ from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.recalling import CLUSTERINGS
 from tigon.scaling.recording import cluster_column
 from tigon.scaling.updated_tables import known_labels
+from tigon.storage.encoding import key
 from tigon.storage.progress import Progress, silent
 from tigon.storage.runs.columns import column_names, column_of
 from tigon.storage.runs.extending import Addition, extending
@@ -69,7 +70,11 @@ def cluster_run(
     with extending(path, out, overwrite=overwrite) as extension:
         run = extension.run
         use = choose_matrix(run, use)
-        refuse_present("column", config.name, column_names(run), overwrite=overwrite)
+        of_run, there = config.name == _OF_RUN, column_names(run)
+        landmark = "tigon_landmark" if of_run else f"{config.name}_landmark"
+        refuse_present("column", config.name, there, overwrite=overwrite)
+        if key(config.name) not in there:  # else it is of the clusters that are replaced
+            refuse_present("column", landmark, there, overwrite=overwrite)
         rows = points_of(run, use)
         config.check_cells(rows.shape[0])
         options = config.embed_config()
@@ -100,8 +105,6 @@ def cluster_run(
             seconds=time.perf_counter() - began,
             peak_bytes=memory.peak_bytes,
         )
-        of_run = config.name == _OF_RUN
-        landmark = "tigon_landmark" if of_run else f"{config.name}_landmark"
         sample = is_landmark(landmark, run, assigned, among.positions)
         extension.write(
             Addition(
