@@ -123,6 +123,18 @@ def test_the_certificate_holds_on_adversarial_spectra(name: str) -> None:
     assert left <= last * model.completeness_ + bound.max() + 1e-7 * s[0]
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6, 1e8])
+def test_residuals_of_gram_know_of_rounding(offset: float) -> None:
+    """Sums of large means leave little of what differs; of low rank the rest is rounding."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((500, 12)) @ rng.standard_normal((12, 40)) + offset
+    _, s, _ = exact(X, 15)
+    model = tigon.PCA(15, solver="gram").fit(X)
+    nearest = np.abs(model.singular_values_[:, None] - s[None]).min(axis=1)
+    assert (nearest <= model.residuals_ * model.singular_values_[0]).all()
+    assert model.converged_ == (offset < 1e5)
+
+
 def test_krylov_at_the_default_tolerance_explains_what_there_is() -> None:
     X = flat_tail(np.random.default_rng(0))
     _, s, Vt = exact(X, 50)

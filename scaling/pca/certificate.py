@@ -49,7 +49,7 @@ _ROUNDING = 1e-14
 """Eigenvalues below this share of the first are rounding."""
 
 
-def residuals_of(CV: Float64, V: Float64, values: Float64) -> Float64:
+def residuals_of(CV: Float64, V: Float64, values: Float64, rounding: float = 0.0) -> Float64:
     """|A^T u - sigma v| of each component, in the unit of the singular values.
 
     Parameters
@@ -58,9 +58,11 @@ def residuals_of(CV: Float64, V: Float64, values: Float64) -> Float64:
         C V, shape (m, k).
     V, values
         Vectors, shape (m, k), and their eigenvalues sigma^2, shape (k,).
+    rounding
+        How far C itself may be off.
     """
     sigma = np.sqrt(np.maximum(values, 0.0))
-    norms = np.linalg.norm(CV - V * values, axis=0)
+    norms = np.linalg.norm(CV - V * values, axis=0) + rounding
     # Where sigma vanishes, sigma <= sqrt(|C v|) bounds it.
     found: Float64 = np.minimum(
         np.divide(norms, sigma, out=np.full(len(sigma), np.inf), where=sigma > 0),

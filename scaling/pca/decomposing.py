@@ -117,6 +117,12 @@ def not_converged(found: Decomposition, tol: float) -> str:
     """What to tell of a decomposition that is not as good as was asked for."""
     first = found.singular_values[0]
     own = found.residuals * first / np.maximum(found.singular_values, 1e-300)
+    if found.solver == "gram":
+        return (
+            f"components are less exact than asked for (residuals up to {own.max():.2g} of the "
+            f"singular value, {tol:g} asked for): the means of the genes are so large that what "
+            "differs is lost in the rounding of sums; subtract a constant from the matrix first"
+        )
     return (
         f"components are less exact than asked for after {found.n_passes} passes (residuals up to "
         f"{own.max():.2g} of the singular value, {tol:g} asked for; singular values up to "
@@ -131,9 +137,13 @@ def _by_gram(operator: Operator, config: PCAConfig) -> Eigenpairs:
     m, k = len(C), config.n_components
     values, vectors = eigh(C, subset_by_index=(m - k, m - 1), driver="evr")
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    residuals = residuals_of(C @ vectors, vectors, values)
+    rounding = operator.moments.rounding
+    residuals = residuals_of(C @ vectors, vectors, values, rounding)
+    sigma = np.sqrt(values)
+    # Of singular values that are rounding no more is known, unless the first is, too.
+    allowed = np.maximum(config.tol * sigma, min((2 * rounding) ** 0.5, config.tol * sigma[0]))
     # LAPACK finds all eigenvalues up to rounding: none is missed.
-    return Eigenpairs(values, vectors, residuals, completeness=1.0, converged=True)
+    return Eigenpairs(values, vectors, residuals, 1.0, bool((residuals <= allowed).all()))
 
 
 def _by_krylov(operator: Operator, config: PCAConfig) -> Eigenpairs:

@@ -86,6 +86,15 @@ class Moments:
         """|A|^2, the sum of the squares of all singular values."""
         return float(self.squares.sum())
 
+    @property
+    def rounding(self) -> float:
+        """How far A^T A may be off, about: by what rounding leaves of sums over all cells.
+
+        Of the sums before means are subtracted, which may be much larger than what is left.
+        """
+        means = self.n_cells * float(((self.mean / self.deviation) ** 2).sum())
+        return float(np.finfo(np.float64).eps * np.sqrt(self.n_cells)) * (self.total + means)
+
     def onto_genes(self, Q: Float64) -> Float64:
         """Q' = D^-1 Q, shape (m, l): what the transformed counts are multiplied with."""
         scaled: Float64 = Q / self.deviation[:, None]
