@@ -167,6 +167,16 @@ def test_a_direction_that_the_start_misses_is_found_out() -> None:
     assert abs(found.vectors[:, 0] @ planted) > 0.999999
 
 
+def test_vectors_that_are_exact_do_not_hide_a_larger_one() -> None:
+    """Nothing is left to improve, and what the probe has of it at first is too little."""
+    m, k = 400, 10
+    values = np.concatenate([np.linspace(10, 9.5, 20) ** 2, [12.0**2], np.ones(m - 21)])
+    probe = np.random.default_rng(0).standard_normal((m, PROBES))
+    found = block_krylov(lambda Q: values[:, None] * Q, np.eye(m, 20), probe, k, 0.03, 8)
+    assert found.converged
+    np.testing.assert_allclose(np.sqrt(found.values[0]), 12.0, rtol=1e-3)
+
+
 def test_completeness_bounds_what_a_few_passes_leave_out() -> None:
     """Few passes over a spectrum without gaps: values are missed, but none larger than told."""
     rng = np.random.default_rng(0)
