@@ -193,6 +193,15 @@ class TestLayouts:
 
 
 class TestClusters:
+    def test_progress_is_told_as_by_the_main_job(
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for i, progress in enumerate([True, False, None]):
+            options = dict(n_neighbors=10, out=tmp_path / f"{i}.zarr", progress=progress)
+            tigon.cluster(run, use="X_pca", name="c", **options)
+            told = "looking at cells: 260 cells" in capsys.readouterr().err
+            assert told == (progress is True)
+
     def test_the_same_bytes_for_any_threads(self, run: Path, tmp_path: Path) -> None:
         calls = [dict(n_threads=1), dict(n_threads=1), dict(n_threads=2), dict(random_state=3)]
         made = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tigon.main_job import told_to
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.embedding.landmarks import N_LANDMARKS
 from tigon.scaling.engine import threads_of
@@ -12,7 +13,7 @@ from tigon.scaling.extending.clustering import cluster_run
 from tigon.scaling.extending.config import ClusterConfig, LayoutConfig, Method
 from tigon.scaling.extending.laying_out import lay_out_run
 from tigon.scaling.memory import use_one_heap
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress
 from tigon.storage.runs.run import Run
 
 
@@ -33,7 +34,7 @@ def embed(
     n_threads: int | None = None,
     memory_limit: str | int | None = "2GiB",
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
 ) -> Run:
     """Lay the cells of a run out in two dimensions, by any of its matrices.
 
@@ -72,9 +73,10 @@ def embed(
         Threads of the search for neighbours, and of t-SNE; None for all processors.
     memory_limit
         Limit of the process tree; None for none.
-    command, progress
-        What to record as the call, and what is called as
-        ``progress(stage, done, total, **figures)``.
+    command
+        What to record as the call.
+    progress
+        As for :func:`tigon.integrate`.
 
     Returns
     -------
@@ -102,17 +104,18 @@ def embed(
         random_state=random_state,
     )
     use_one_heap()
-    return lay_out_run(
-        path_of(run),
-        use,
-        config,
-        out=None if out is None else Path(out),
-        n_threads=threads_of(n_threads),
-        memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
-        overwrite=overwrite,
-        command=command,
-        progress=progress,
-    )
+    with told_to(progress=progress) as tell:
+        return lay_out_run(
+            path_of(run),
+            use,
+            config,
+            out=None if out is None else Path(out),
+            n_threads=threads_of(n_threads),
+            memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
+            overwrite=overwrite,
+            command=command,
+            progress=tell,
+        )
 
 
 def cluster(
@@ -130,7 +133,7 @@ def cluster(
     n_threads: int | None = None,
     memory_limit: str | int | None = "2GiB",
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
 ) -> Run:
     """Cluster the cells of a run by any of its matrices.
 
@@ -177,17 +180,18 @@ def cluster(
         random_state=random_state,
     )
     use_one_heap()
-    return cluster_run(
-        path_of(run),
-        use,
-        config,
-        out=None if out is None else Path(out),
-        n_threads=threads_of(n_threads),
-        memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
-        overwrite=overwrite,
-        command=command,
-        progress=progress,
-    )
+    with told_to(progress=progress) as tell:
+        return cluster_run(
+            path_of(run),
+            use,
+            config,
+            out=None if out is None else Path(out),
+            n_threads=threads_of(n_threads),
+            memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
+            overwrite=overwrite,
+            command=command,
+            progress=tell,
+        )
 
 
 def path_of(run: Run | str | os.PathLike[str]) -> Path:
