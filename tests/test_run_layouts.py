@@ -241,6 +241,12 @@ def test_the_commands(run: Path) -> None:
     short = ("--method", "tsne", "--perplexity", "10", "--n-epochs", "30")
     told = works("embed", run, "--use", "X_pca", *short).stdout
     assert 'obsm["X_tsne"], t-SNE of X_pca (perplexity 10)' in told
+    assert told.endswith(f"tigon report {run}\n")
+    page = run.with_suffix(".html")
+    page.write_text("of before")
+    again = works("embed", run, "--use", "X_pca", *short, "--overwrite").stdout
+    assert again.endswith(f"tigon report {run} --overwrite\n")
+    page.unlink()
     facts = json.loads(
         works(
             "cluster", run, "--use", "X_pca", "--name", "c", "--n-neighbors", "9", "--json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tigon.command.showing.describe import Facts, lay_out, tell_counts
@@ -41,9 +42,16 @@ def tell_layout(facts: Facts) -> str:
             ("run", facts["path"]),
             ("layout", f'obsm["{facts["name"]}"], {tell_added(facts)}'),
             *_tell_cost(facts),
-            ("picture", f"tigon report {facts['path']}"),
+            ("picture", f"tigon report {facts['path']}{_again(facts['path'])}"),
         ]
     )
+
+
+def _again(path: str) -> str:
+    """What ``tigon report`` needs besides, where there is a page that lacks the layout."""
+    from tigon.main_job import report_path
+
+    return " --overwrite" if report_path(Path(path)).exists() else ""
 
 
 def tell_clusters(facts: Facts) -> str:
