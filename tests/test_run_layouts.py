@@ -276,6 +276,7 @@ def test_the_commands_refuse(run: Path, tmp_path: Path) -> None:
         (("embed", "--perplexity", "30"), "no option of the method umap"),
         (("embed", "--method", "tsne", "--min-dist", "0.2"), "no option of the method tsne"),
         (("embed", "--method", "tsne", "--perplexity", "1"), "perplexity is out of range"),
+        (("embed", "--overwrite", "--n-epochs", "0"), "error: n_epochs is too small (0)"),
         (("embed", "--overwrite", "--random-state", "-1"), "random_state is out of range"),
         (("embed", "--overwrite", "--memory-limit", "64MiB"), "64.0 MiB is too small"),
         (("cluster", "--name", "c", "--memory-limit", "64MiB"), "64.0 MiB is too small"),

@@ -72,6 +72,10 @@ class LayoutConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         check_random_state(self.random_state)
+        if self.n_epochs is not None:
+            check_whole("n_epochs", self.n_epochs)
+            if self.n_epochs < 1:
+                raise InputError(f"n_epochs is too small ({self.n_epochs}): give 1 or more")
         if self.perplexity is not None:
             check_number("perplexity", self.perplexity)
             if not _LEAST_PERPLEXITY <= self.perplexity < float("inf"):
