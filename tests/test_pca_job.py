@@ -486,6 +486,8 @@ def test_the_command_line(atlas: Path, out: Path) -> None:
     top_gene = run.genes[int(run.components.vectors[0].argmax())]
     for part in ("Exactness", "coloured by kind", "asked for: 0.03", top_gene):
         assert part in page
+    # Nothing is left to chance where the whole Gram matrix is there.
+    assert "none larger than the last is missing.</p>" in page
     assert "4, " in works("info", out).stdout
     works("export", out, out.with_suffix(".h5ad"), "--atlas", atlas)
     assert anndata.read_h5ad(out.with_suffix(".h5ad")).obsm["X_pca"].shape == (4500, 4)
