@@ -495,6 +495,12 @@ def test_the_command_line(atlas: Path, out: Path) -> None:
     assert "PCs" in run.to_xarray()
 
 
+def test_no_sum_is_asked_for_in_either_spelling(atlas: Path, tmp_path: Path) -> None:
+    for word in ("none", "None"):
+        few = ["pca", atlas, "--out", tmp_path / "out.zarr", "-k", "4", "--dry-run"]
+        works(*few, "--target-sum", word)
+
+
 def test_the_command_line_refuses(atlas: Path, written: Run, tmp_path: Path) -> None:
     run, out = tmp_path / "pca.zarr", tmp_path / "out.zarr"
     shutil.copytree(written.path, run)

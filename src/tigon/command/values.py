@@ -125,7 +125,7 @@ def number_or_none(text: str, option: str) -> float | None:
     InputError
         It is neither.
     """
-    if text.strip() == "none":
+    if text.strip().lower() == "none":
         return None
     try:
         return float(text)
