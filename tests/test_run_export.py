@@ -109,6 +109,15 @@ def test_existing_file_is_kept(run: Run, tmp_path: Path) -> None:
     assert anndata.read_h5ad(path).n_obs == N_CELLS
 
 
+def test_a_run_may_be_named_and_the_file_is_of_its_kind(run: Run, tmp_path: Path) -> None:
+    path = export_h5ad(run.path, tmp_path / "run.h5ad")
+    assert anndata.read_h5ad(path).n_obs == N_CELLS
+    for name in ("run.loom", "again.zarr"):
+        with pytest.raises(InputError, match=r"is not named \.h5ad"):
+            export_h5ad(run, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
 def test_failure_leaves_nothing(
     run: Run, counts: Counts, positions: np.ndarray, tmp_path: Path
 ) -> None:

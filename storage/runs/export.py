@@ -33,7 +33,7 @@ class BlockReader(Protocol):
 
 
 def export_h5ad(
-    run: Run,
+    run: Run | str | Path,
     out: str | Path,
     *,
     counts: BlockReader | None = None,
@@ -46,9 +46,9 @@ def export_h5ad(
     Parameters
     ----------
     run
-        The run.
+        A run, or where it is.
     out
-        The file to make.
+        The file to make, ``*.h5ad``.
     counts
         Where the raw counts of the run's cells are; without it the file has no X.
     gene_positions
@@ -69,7 +69,8 @@ def export_h5ad(
     OutputExistsError
         ``out`` exists and ``overwrite`` is False.
     InputError
-        The counts do not have the cells or the genes of the run.
+        There is no run, ``out`` is named as another kind of file, or the counts do not have
+        the cells or the genes of the run.
 
     Notes
     -----
@@ -79,6 +80,12 @@ def export_h5ad(
     """
     import h5py
 
+    if Path(out).suffix.lower() != ".h5ad":
+        raise InputError(
+            f"the output {out} is not named .h5ad, which is what is written; name it "
+            f"{Path(out).stem or 'run'}.h5ad"
+        )
+    run = run if isinstance(run, Run) else Run.open(run)
     with (
         published(out, overwrite=overwrite) as aside,
         quiet_writers(),
