@@ -60,6 +60,12 @@ def test_the_help_of_a_command_shows_an_example(name: str) -> None:
     assert f"Example: tigon {name} " in tigon(name).output
 
 
+@pytest.mark.parametrize("name", ["embed", "cluster", "export", "report"])
+def test_what_takes_any_run_says_so(name: str) -> None:
+    text = " ".join(works(name, "--help").stdout.replace("│", " ").split())
+    assert "A run of tigon integrate or tigon pca." in text
+
+
 def test_the_help_of_integrate_groups_options_and_shows_defaults() -> None:
     text = " ".join(works("integrate", "--help").stdout.replace("│", " ").split())
     panels = ["Input", "Cells and genes", "Factorisation", "Output", "Machine"]

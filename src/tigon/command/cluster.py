@@ -9,6 +9,7 @@ import typer
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     LAYOUT,
+    AnyRunPath,
     Extended,
     Json,
     MemoryLimit,
@@ -16,7 +17,6 @@ from tigon.command.options import (
     OverwriteAdded,
     Quiet,
     RandomState,
-    RunPath,
     Threads,
     Use,
     Verbose,
@@ -27,7 +27,7 @@ from tigon.command.showing.session import session
 
 def cluster(
     context: typer.Context,
-    run: RunPath,
+    run: AnyRunPath,
     *,
     use: Use = None,
     resolution: Annotated[

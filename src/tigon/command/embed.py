@@ -9,6 +9,7 @@ import typer
 from tigon.command.leftovers import nothing_left
 from tigon.command.options import (
     LAYOUT,
+    AnyRunPath,
     Extended,
     Json,
     MemoryLimit,
@@ -17,7 +18,6 @@ from tigon.command.options import (
     OverwriteAdded,
     Quiet,
     RandomState,
-    RunPath,
     Threads,
     Use,
     Verbose,
@@ -28,7 +28,7 @@ from tigon.command.showing.session import session
 
 def embed(
     context: typer.Context,
-    run: RunPath,
+    run: AnyRunPath,
     *,
     use: Use = None,
     method: Annotated[

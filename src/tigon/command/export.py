@@ -10,6 +10,7 @@ import typer
 from tigon.command.options import (
     INPUT,
     AllowNonInteger,
+    AnyRunPath,
     GeneIdColumn,
     Join,
     JoinOption,
@@ -18,14 +19,13 @@ from tigon.command.options import (
     Overwrite,
     Quiet,
     Raw,
-    RunPath,
     Verbose,
 )
 from tigon.command.showing.session import session
 
 
 def export(
-    run: RunPath,
+    run: AnyRunPath,
     out: Annotated[
         str, typer.Argument(metavar="OUT.h5ad", help="The file to make.", show_default=False)
     ],

@@ -72,6 +72,12 @@ Sources = Annotated[
 RunPath = Annotated[
     str, typer.Argument(metavar="RUN", help="A run of `tigon integrate`.", show_default=False)
 ]
+AnyRunPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run of `tigon integrate` or `tigon pca`.", show_default=False
+    ),
+]
 JoinOption = Annotated[
     Join,
     typer.Option(

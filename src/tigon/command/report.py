@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from tigon.command.options import INPUT, OUTPUT, Json, Overwrite, Quiet, RunPath, Verbose
+from tigon.command.options import INPUT, OUTPUT, AnyRunPath, Json, Overwrite, Quiet, Verbose
 from tigon.command.showing.session import session
 
 
 def report(
-    run: RunPath,
+    run: AnyRunPath,
     out: Annotated[
         str | None,
         typer.Option(
@@ -38,7 +38,7 @@ def report(
 ) -> None:
     """Write the report page of a run: one file that works offline.
 
-    `tigon integrate` wrote one beside the run already, so `--out` or
+    `tigon integrate` or `tigon pca` wrote one beside the run already, so `--out` or
     `--overwrite` is needed; this makes another, for instance with other labels.
 
     Example: `tigon report run.zarr --label-key cell_type --out types.html`
