@@ -177,6 +177,21 @@ def test_vectors_that_are_exact_do_not_hide_a_larger_one() -> None:
     np.testing.assert_allclose(np.sqrt(found.values[0]), 12.0, rtol=1e-3)
 
 
+@pytest.mark.parametrize("first", [1e7, 5e7])
+def test_a_first_value_that_dwarfs_all_others_hides_none(first: float) -> None:
+    """Beside it, C G has parts of the others that are near the rounding of its columns."""
+    rng = np.random.default_rng(0)
+    m, k = 300, 10
+    axes = np.linalg.qr(rng.standard_normal((m, m)))[0]
+    sigma = np.concatenate([[first, 8.0], np.linspace(4, 3, 30), np.linspace(2.9, 0.1, m - 32)])
+    C = (axes * sigma**2) @ axes.T
+    start, probe = axes[:, [0, *range(2, 22)]], rng.standard_normal((m, PROBES))
+    found = block_krylov(lambda Q: C @ Q, start, probe, k, 0.03, 8)
+    assert found.converged
+    # Squares are summed: what is told of values is up to the rounding of the first square.
+    np.testing.assert_allclose(found.values[1], 64.0, atol=1e-15 * first**2)
+
+
 def test_completeness_bounds_what_a_few_passes_leave_out() -> None:
     """Few passes over a spectrum without gaps: values are missed, but none larger than told."""
     rng = np.random.default_rng(0)

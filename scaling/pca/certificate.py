@@ -92,7 +92,8 @@ def completeness_of(
     Returns
     -------
     float
-        A factor of at least 1; infinite where nothing can be told.
+        A factor of at least 1, of the smallest found or of what rounding is; infinite where
+        nothing can be told.
     """
     from scipy.stats import chi2
 

@@ -69,8 +69,8 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         most this distance over that to the other singular values; of vectors whose singular
         values are closer to each other than the residual, only the subspace is known.
     completeness_
-        Singular values larger than this many times the last, to vectors orthogonal to all
-        found, are missed with a probability of at most 1e-6.
+        Singular values larger than this many times the last (at least 1e-7 sigma_1), to
+        vectors orthogonal to all found, are missed with a probability of at most 1e-6.
     converged_
         Whether both are as asked for.
     n_passes_, bytes_read_

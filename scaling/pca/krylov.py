@@ -45,6 +45,9 @@ _ALL = 16
 _DEPENDENT = 1e-10
 """What is left of a column, relative to its length, below which it lies in the basis already."""
 
+_OF_PRODUCTS = 1e-14
+"""Parts of C U below this share of the largest eigenvalue are rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Eigenpairs:
@@ -109,15 +112,15 @@ def block_krylov(
     Holds 16 m bytes for each column of the basis: l + p of the first pass, and at most
     k + 10 + p of every other.
     """
-    basis, chain = _Basis(len(start)), probe
-    block = basis.beyond(np.hstack([start, probe]))
+    basis, chain = _Basis(len(start)), _Chain(probe, np.full(probe.shape[1], _OF_PRODUCTS))
+    block = basis.beyond(start, chain)
     for n_passes in range(1, max_passes + 1):
         basis.grow(block, product(block))
         found = basis.ritz(n_components + GUARD)
         if tell is not None:
             tell(found.largest(n_components))
-        chain = independent(_unit(basis.multiply(chain)))
-        block = basis.beyond(np.hstack([found.to_improve(tol), chain]))
+        chain = basis.after(chain)
+        block = basis.beyond(found.to_improve(tol), chain)
         exhausted = not block.shape[1]
         last = exhausted or n_passes == max_passes
         if last or found.are_good(n_components, tol):
@@ -175,6 +178,14 @@ class _Ritz:
         return most
 
 
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Columns that span C^t G, and what of each, relative to its length, may be left out."""
+
+    columns: Float64
+    least: Float64
+
+
 class _Basis:
     """Orthonormal columns Q and their products C Q."""
 
@@ -198,10 +209,16 @@ class _Basis:
         V, CV = self.Q @ y, self.products @ y
         return _Ritz(values, V, CV, residuals_of(CV, V, values))
 
-    def multiply(self, vectors: Float64) -> Float64:
-        """C times vectors that lie in the basis."""
-        found: Float64 = self.products @ (self.Q.T @ vectors)
-        return found
+    def after(self, chain: _Chain) -> _Chain:
+        """C^(t + 1) G of C^t G, which lies in the basis."""
+        product: Float64 = self.products @ (self.Q.T @ chain.columns)
+        unit, longest = _unit(product), np.linalg.norm(product, axis=0).max(initial=0.0)
+        columns, R, _ = qr(unit, mode="economic", pivoting=True)
+        # How much of C U each column stands for, in units of the largest eigenvalue.
+        sizes = np.abs(R.diagonal()) * longest / max(self._values[0], 1e-300)
+        some = sizes > _OF_PRODUCTS
+        least = np.minimum(_OF_PRODUCTS / sizes[some], _DEPENDENT)
+        return _Chain(np.asarray(columns[:, some]), least)
 
     def told(
         self, found: _Ritz, probe: Float64, n_components: int, tol: float, degree: int
@@ -218,18 +235,22 @@ class _Basis:
             found.are_good(k, tol) and completeness <= MOST_MISSED,
         )
 
-    def beyond(self, block: Float64) -> Float64:
-        """Orthonormal columns that span what ``block`` (m, l) adds to the basis."""
-        unit = _unit(block)
-        columns = independent(unit - self.Q @ (self.Q.T @ unit))
+    def beyond(self, block: Float64, chain: _Chain) -> Float64:
+        """Orthonormal columns that span what ``block`` (m, l) and a chain add to the basis."""
+        first = _unit(block)
+        unit = np.hstack([first, _unit(chain.columns)])
+        least = np.append(np.full(first.shape[1], _DEPENDENT), chain.least)
+        columns = independent(unit - self.Q @ (self.Q.T @ unit), least)
         # Once is not enough where most of a column lay in the basis.
         return np.asarray(qr(columns - self.Q @ (self.Q.T @ columns), mode="economic")[0])
 
 
-def independent(block: Float64) -> Float64:
-    """Orthonormal columns that span those of ``block`` (m, l), which are no longer than 1."""
-    columns, R, _ = qr(block, mode="economic", pivoting=True)
-    return np.asarray(columns[:, np.abs(R.diagonal()) > _DEPENDENT])
+def independent(block: Float64, least: Float64) -> Float64:
+    """Orthonormal columns that span those of ``block`` (m, l), but for parts of up to ``least``."""
+    columns, R, order = qr(block, mode="economic", pivoting=True)
+    more = np.flatnonzero(np.abs(R.diagonal()) > least[order][: len(R)])
+    # Parts of a column lie along all those before it.
+    return np.asarray(columns[:, : more.max(initial=-1) + 1])
 
 
 def _unit(block: Float64) -> Float64:
