@@ -253,6 +253,29 @@ def test_all_sources_give_the_same(tmp_path) -> None:
     made.close()
 
 
+def named(X: np.ndarray, names: list[str]) -> anndata.AnnData:
+    adata = anndata.AnnData(sparse.csr_array(X.astype(np.float32)))
+    adata.var_names = names
+    return adata
+
+
+def test_cells_are_of_the_genes_that_were_fitted() -> None:
+    X = dense_counts(40, 6, seed=8)
+    names = list("abcdef")
+    model = tigon.PCA(2)
+    scores = model.fit_transform(named(X, names))
+    assert list(model.feature_names_in_) == names
+    other = list("abdcef")
+    for source in (named(X, other), tigon.open(named(X, other))):
+        with pytest.raises(tigon.InputError, match=r"2 of 6 genes .* number 3 is 'd', not 'c'"):
+            model.transform(source)
+    # An array has no names to compare, and where nothing is known of those fitted all will do.
+    np.testing.assert_array_equal(model.transform(X), scores)
+    model.fit(X)
+    assert not hasattr(model, "feature_names_in_")
+    np.testing.assert_array_equal(model.transform(named(X, other)), scores)
+
+
 def test_a_constant_gene_is_left_as_it_is_when_scaled() -> None:
     X = dense_counts(100, 20, seed=7).astype(float)
     X[:, 3] = 2.0

@@ -9,7 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    TransformerMixin,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from tigon.scaling.engine import ThreadEngine, threads_of
@@ -17,14 +20,17 @@ from tigon.scaling.pca.config import PCAConfig, Solver
 from tigon.scaling.pca.decomposing import Decomposition, decompose, not_converged
 from tigon.scaling.pca.passes import Normalisation, Passes
 from tigon.scaling.pca.resident import ResidentPasses, is_resident
-from tigon.scaling.pca.sources import borrowed_rows
+from tigon.scaling.pca.sources import borrowed_source, names_of, rows_of
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 
 log = logging.getLogger("tigon")
 
 
-class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class TruncatedSVD(
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """Leading singular values and right singular vectors of cells that are streamed.
 
     Parameters
@@ -77,6 +83,8 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Passes over all cells, and bytes that were decoded (with those of the sample).
     n_samples_, n_features_in_
         Cells and genes.
+    feature_names_in_
+        Names of the genes, str, shape (m,); of an atlas or an AnnData only.
     solver_, solver_reason_
         The solver, and why.
 
@@ -136,9 +144,12 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         del y
         config = self._config()
-        with self._passes(X, config) as passes:
-            found = decompose(passes, config)
+        with borrowed_source(X) as source, self._passes(source, config) as passes:
+            found, names = decompose(passes, config), names_of(source)
             self._keep(found, passes.shape)
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -147,7 +158,8 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            As for :meth:`fit`, of the same genes in the same order.
+            As for :meth:`fit`, of the same genes in the same order. Names are compared
+            where both have some.
 
         Returns
         -------
@@ -157,20 +169,16 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         InputError
-            Another number of genes.
+            Other genes, or in another order.
 
         Notes
         -----
         One pass. A cell's scores depend on that cell and the components only.
         """
         check_is_fitted(self, "components_")
-        with self._passes(X, self._config()) as passes:
+        with borrowed_source(X) as source, self._passes(source, self._config()) as passes:
             n_cells, n_genes = passes.shape
-            if n_genes != self.n_features_in_:
-                raise InputError(
-                    f"the cells have {n_genes} genes: the components are of "
-                    f"{self.n_features_in_}; pass the same genes in the same order"
-                )
+            self._check_genes(n_genes, names_of(source))
             scores = np.empty((n_cells, len(self.components_)), np.float32)
             done = 0
             for part in passes.scores(*self._found.onto()):
@@ -181,12 +189,27 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit_transform(self, X: Any, y: None = None) -> NDArray[np.float32]:
         """Fit, then the scores of the same cells, shape (n_cells, k)."""
         del y
-        if isinstance(X, str | list | tuple) or hasattr(X, "__fspath__"):
-            from tigon.storage.borrowing import borrowed_atlas
+        with borrowed_source(X) as source:
+            return self.fit(source).transform(source)
 
-            with borrowed_atlas(X) as atlas:
-                return self.fit_transform(atlas)
-        return self.fit(X).transform(X)
+    def _check_genes(self, n_genes: int, names: NDArray[Any] | None) -> None:
+        """Refuse other genes than those that were fitted."""
+        if n_genes != self.n_features_in_:
+            raise InputError(
+                f"the cells have {n_genes} genes: the components are of "
+                f"{self.n_features_in_}; pass the same genes in the same order"
+            )
+        fitted = getattr(self, "feature_names_in_", None)
+        if names is None or fitted is None:
+            return
+        differ = np.flatnonzero(names != fitted)
+        if len(differ):
+            first = differ[0]
+            raise InputError(
+                f"{len(differ):,} of {n_genes:,} genes are others than the components are of, or "
+                f"in another order: number {first + 1:,} is {names[first]!r}, not "
+                f"{fitted[first]!r}; put them in the order of feature_names_in_"
+            )
 
     def _keep(self, found: Decomposition, shape: tuple[int, int]) -> None:
         self._found = found
@@ -217,11 +240,8 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if is_resident(X):
             yield ResidentPasses(X, normalisation, self.progress)
             return
-        with (
-            borrowed_rows(X) as rows,
-            ThreadEngine(threads_of(self.n_threads)) as engine,
-        ):
-            yield Passes(rows, normalisation, engine, self.progress)
+        with ThreadEngine(threads_of(self.n_threads)) as engine:
+            yield Passes(rows_of(X), normalisation, engine, self.progress)
 
 
 class PCA(TruncatedSVD):
@@ -249,7 +269,7 @@ class PCA(TruncatedSVD):
     explained_variance_ratio_
         The same over the variance of all genes.
     components_, singular_values_, residuals_, completeness_, converged_, n_passes_, bytes_read_, \
-n_samples_, n_features_in_, solver_, solver_reason_
+n_samples_, n_features_in_, feature_names_in_, solver_, solver_reason_
         As for :class:`TruncatedSVD`.
 
     Examples

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from tigon.scaling.pca.rows import AtlasRows, DaskRows, MatrixRows, PackRows, Rows
@@ -20,8 +21,8 @@ from tigon.storage.views.reopening import reference
 
 
 @contextmanager
-def borrowed_rows(source: Any) -> Iterator[Rows]:
-    """Rows for the length of a block.
+def borrowed_source(source: Any) -> Iterator[Any]:
+    """Whatever a user has, open for the length of a block.
 
     Parameters
     ----------
@@ -33,24 +34,33 @@ def borrowed_rows(source: Any) -> Iterator[Rows]:
     Raises
     ------
     InputError
-        It is none of these, or of a shape that cannot be decomposed.
+        What should be opened cannot be.
     """
     if isinstance(source, str | Path | list | tuple):
         with open_atlas(source) as atlas:
-            yield rows_of(atlas)
+            yield atlas
     else:
-        yield rows_of(source)
+        yield source
+
+
+def names_of(source: Any) -> NDArray[Any] | None:
+    """Names of the genes of what is open, shape (m,) of str; None where they have none."""
+    if isinstance(source, Atlas):
+        return np.asarray(source.var.index, dtype=object)
+    if _kind(source).startswith("anndata.") and hasattr(source, "var_names"):
+        return np.asarray(source.var_names, dtype=object)
+    return None
 
 
 def rows_of(source: Any) -> Rows:
-    """As :func:`borrowed_rows`, of what is open.
+    """Rows of what :func:`borrowed_source` opened.
 
     Raises
     ------
     InputError
-        As there.
+        It is none of what is named there, or of a shape that cannot be decomposed.
     """
-    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    kind = _kind(source)
     if isinstance(source, Atlas):
         return atlas_rows(source)
     if isinstance(source, Pack):
@@ -97,6 +107,10 @@ def bytes_of(atlas: Atlas) -> int:
     known = atlas.n_nonzeros
     n_entries = atlas.most_entries(atlas.n_cells) if known is None else known
     return int(n_entries) * entry
+
+
+def _kind(source: Any) -> str:
+    return f"{type(source).__module__}.{type(source).__qualname__}"
 
 
 def _of_anndata(adata: Any) -> Rows:
