@@ -276,6 +276,26 @@ def test_cells_are_of_the_genes_that_were_fitted() -> None:
     np.testing.assert_array_equal(model.transform(named(X, other)), scores)
 
 
+def test_all_components_give_the_matrix_back() -> None:
+    from sklearn.decomposition import PCA
+
+    X = dense_counts(60, 20, seed=8).astype(float)
+    X[:, 7] = 2.0
+    for model in (tigon.PCA(19, scale=True), tigon.PCA(20, center=False), tigon.TruncatedSVD(20)):
+        back = model.inverse_transform(model.fit_transform(X))
+        assert back.dtype == np.float32
+        np.testing.assert_allclose(back, X, atol=1e-5 * np.abs(X).max())
+    ours, theirs = tigon.PCA(3).fit(X), PCA(3).fit(X)
+    np.testing.assert_allclose(
+        ours.inverse_transform(ours.transform(X)),
+        theirs.inverse_transform(theirs.transform(X)),
+        atol=1e-5 * np.abs(X).max(),
+    )
+    assert list(ours.get_feature_names_out()) == list(theirs.get_feature_names_out())
+    with pytest.raises(tigon.InputError, match=r"shape \(60, 20\): cells by 3 components"):
+        ours.inverse_transform(X)
+
+
 def test_a_constant_gene_is_left_as_it_is_when_scaled() -> None:
     X = dense_counts(100, 20, seed=7).astype(float)
     X[:, 3] = 2.0

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.pca.config import PCAConfig, Solver
@@ -28,6 +30,7 @@ log = logging.getLogger("tigon")
 
 
 class TruncatedSVD(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
 ):
@@ -191,6 +194,48 @@ class TruncatedSVD(
         del y
         with borrowed_source(X) as source:
             return self.fit(source).transform(source)
+
+    def inverse_transform(self, X: NDArray[np.floating]) -> NDArray[np.float32]:
+        """What scores tell of the cells: the transformed counts, up to what is left out.
+
+        Parameters
+        ----------
+        X
+            Scores, shape (n_cells, k).
+
+        Returns
+        -------
+        ndarray of float32, shape (n_cells, m)
+            Scores times the components, unscaled, and means added. Normalisation
+            (``target_sum``, ``log1p``) is not undone.
+
+        Raises
+        ------
+        InputError
+            Scores of another number of components.
+
+        Notes
+        -----
+        Dense: 4 m bytes for each cell, and 4 m (k + 1) besides. Pass some cells at a time.
+        """
+        check_is_fitted(self, "components_")
+        scores, k = np.asarray(X, np.float32), len(self.components_)
+        if scores.ndim != 2 or scores.shape[1] != k:
+            raise InputError(
+                f"the scores have shape {scores.shape}: cells by {k} components are needed"
+            )
+        moments = self._found.moments
+        onto = (self.components_ * moments.deviation).astype(np.float32)
+        # One thread: sums of BLAS depend on how many there are.
+        with threadpool_limits(1, "blas"):
+            found: NDArray[np.float32] = scores @ onto
+        found += moments.mean.astype(np.float32)
+        return found
+
+    @property
+    def _n_features_out(self) -> int:
+        """For the names of scikit-learn's mixin: pca0, pca1 and so on."""
+        return len(self.components_)
 
     def _check_genes(self, n_genes: int, names: NDArray[Any] | None) -> None:
         """Refuse other genes than those that were fitted."""
