@@ -342,6 +342,18 @@ def test_negative_values_have_no_logarithm() -> None:
     refused("log1p", -np.eye(20), n_components=2, log1p=True)
 
 
+def test_values_that_add_up_to_nothing_are_not_scaled_to_a_sum() -> None:
+    """They would all be zero."""
+    X = dense_counts(30, 20, seed=8).astype(float)
+    X[4] = 0
+    tigon.PCA(2, target_sum=1.0).fit(X)
+    X[5, :3] -= X[5].sum()
+    refused("of a cell add up to -.*: target_sum needs", X, n_components=2, target_sum=1.0)
+    X[5] = [1.0, -1.0, *[0.0] * 18]
+    refused("add up to 0: target_sum needs", X, n_components=2, target_sum=1.0)
+    assert tigon.PCA(2).fit(X).converged_
+
+
 def test_cells_of_an_atlas_without_some_genes_are_not_decomposed() -> None:
     """As what was not measured would be taken for zero."""
     counts = dense_counts(60, 20, seed=8).astype(np.float32)

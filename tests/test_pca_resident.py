@@ -15,6 +15,7 @@ from tigon.scaling.pca.decomposing import decompose
 from tigon.scaling.pca.passes import Normalisation, Passes
 from tigon.scaling.pca.resident import ResidentPasses
 from tigon.scaling.pca.rows import MatrixRows
+from tigon.storage.errors import InputError
 
 LOG = Normalisation(100.0, True)
 
@@ -52,3 +53,10 @@ def test_the_matrix_is_not_written(counts: sparse.csr_array) -> None:
     before = counts.data.copy()
     ResidentPasses(counts, LOG).gram()
     np.testing.assert_array_equal(counts.data, before)
+
+
+def test_values_below_zero_are_refused_as_of_streamed_cells(counts: sparse.csr_array) -> None:
+    with pytest.raises(InputError, match="of a cell add up to -"):
+        ResidentPasses(-counts, Normalisation(100.0))
+    with pytest.raises(InputError, match="log1p needs values of zero or above"):
+        ResidentPasses(-counts, Normalisation(None, True))

@@ -22,6 +22,8 @@ from tigon.scaling.pca.rows import Cells, Rows
 from tigon.scaling.pca.sampling import sample
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
+from tigon.storage.sources.matrices.matrix import SparseRows
+from tigon.storage.sums import cell_totals
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -56,14 +58,14 @@ class Normalisation:
         Raises
         ------
         InputError
-            Counts below zero, which have no logarithm.
+            Counts below zero, which have no logarithm, or that add up to zero or less.
         """
-        counts = cells.tile.counts
-        if self.log1p and counts.dtype.kind == "f" and counts.min(initial=0) < 0:
-            raise InputError(
-                f"an entry is {counts.min():g}: log1p needs values of zero or above; leave it out, "
-                "or pass counts"
-            )
+        tile = cells.tile
+        if tile.counts.dtype.kind == "f":
+            self.check_entries(tile.counts)
+            if self.target_sum is not None and (cells.totals <= 0).any():
+                sizes = SparseRows(tile.indptr, tile.genes, np.abs(tile.counts))
+                check_totals(cells.totals, cell_totals(sizes)[tile.rows])
         n = len(cells.totals)
         scale = np.ones(n)
         if self.target_sum is not None:
@@ -71,6 +73,41 @@ class Normalisation:
                 self.target_sum, cells.totals, out=np.zeros(n), where=cells.totals > 0
             )
         return Transform(scale, np.ones(n_genes), self.log1p)
+
+    def check_entries(self, entries: Any) -> None:
+        """Refuse those below zero, which have no logarithm.
+
+        Raises
+        ------
+        InputError
+            There are some.
+        """
+        if self.log1p and len(entries) and entries.min() < 0:
+            raise InputError(
+                f"an entry is {float(entries.min()):g}: log1p needs values of zero or above; "
+                "leave it out, or pass counts"
+            )
+
+
+def check_totals(totals: Any, sizes: Any) -> None:
+    """Refuse cells that cannot be scaled to a sum.
+
+    Parameters
+    ----------
+    totals, sizes
+        Sums of the entries of each cell, and of their magnitudes, shape (n,).
+
+    Raises
+    ------
+    InputError
+        Entries below zero make up for all others.
+    """
+    wrong = totals[(totals < 0) | ((totals == 0) & (sizes > 0))]
+    if len(wrong):
+        raise InputError(
+            f"the values of a cell add up to {float(wrong[0]):g}: target_sum needs sums above "
+            "zero; leave it out, or pass counts"
+        )
 
 
 class Passes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tigon.kernels.products import spmm
 from tigon.kernels.sketches import GeneProducts, sketch, sparse_gram
-from tigon.scaling.pca.passes import Normalisation
+from tigon.scaling.pca.passes import Normalisation, check_totals
 from tigon.scaling.pca.sampling import SAMPLE_CELLS
 from tigon.storage.progress import Progress, silent
 
@@ -93,18 +93,32 @@ def is_resident(source: Any) -> bool:
 
 
 def normalised(matrix: Any, normalisation: Normalisation) -> Any:
-    """The matrix with its entries transformed, where it lies; itself if nothing is to be done."""
+    """The matrix with its entries transformed, where it lies; itself if nothing is to be done.
+
+    Raises
+    ------
+    InputError
+        Entries below zero, as :meth:`tigon.scaling.pca.passes.Normalisation.transform` has it.
+    """
     if normalisation.target_sum is None and not normalisation.log1p:
         return matrix
     values = matrix.data.astype(np.float64)
+    normalisation.check_entries(values)
     if normalisation.target_sum is not None:
-        totals = np.asarray(matrix.sum(axis=1), like=values).ravel().astype(np.float64)
+        totals = _totals(matrix, values)
+        if len(values) and values.min() < 0:
+            check_totals(totals, _totals(abs(matrix), values))
         scale = normalisation.target_sum / np.where(totals > 0, totals, np.inf)
         values *= np.repeat(scale, to_host(np.diff(matrix.indptr)).tolist())
     if normalisation.log1p:
         values = np.log1p(values)
     arrays = values.astype(np.float32), matrix.indices, matrix.indptr
     return type(matrix)(arrays, shape=matrix.shape)
+
+
+def _totals(matrix: Any, like: Any) -> Any:
+    """Sums of each cell, float64, shape (n,), where the matrix lies."""
+    return np.asarray(matrix.sum(axis=1), like=like).ravel().astype(np.float64)
 
 
 def to_host(array: Any) -> NDArray[Any]:
