@@ -5,6 +5,8 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from tigon.storage.errors import InputError
 
 
@@ -38,3 +40,15 @@ def check_number(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{name} is {value!r}: it is a number; set one without quotes")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False; NumPy's will do.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} is {value!r}: it is True or False; set one without quotes")

@@ -324,6 +324,10 @@ def test_bad_input_is_refused() -> None:
     refused("at least 1", X, n_components=0)
     refused("relative residual", X, n_components=2, tol=0.0)
     refused("choices are auto, gram", X, n_components=2, solver="arpack")
+    for name in ("center", "scale", "log1p"):
+        for value in ("yes", None, 1):
+            refused(f"{name} is {value!r}: it is True or False", X, **{name: value})
+    refused("masked array", np.ma.masked_less(X, 1), n_components=2)
     X[3, 4] = np.nan
     refused("rows 0 to 30 cannot be decomposed", X, n_components=2)
     refused("cannot be decomposed: an atlas", 7, n_components=2)

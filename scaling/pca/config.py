@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tigon.scaling.checking import check_number, check_whole
+from tigon.scaling.checking import check_number, check_switch, check_whole
 from tigon.storage.errors import InputError
 
 Solver = Literal["auto", "gram", "krylov"]
@@ -57,6 +57,8 @@ class PCAConfig:
     def __post_init__(self) -> None:
         for name in ("n_components", "max_passes", "random_state"):
             check_whole(name, getattr(self, name))
+        for name in ("center", "scale", "log1p"):
+            check_switch(name, getattr(self, name))
         if self.n_components < 1:
             raise InputError(f"n_components is {self.n_components}: at least 1 is needed")
         if self.max_passes < 2:

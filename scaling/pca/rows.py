@@ -229,8 +229,13 @@ def cells_of(matrix: Any, start: int) -> Cells:
     Raises
     ------
     InputError
-        Entries that are not finite real numbers.
+        Entries that are not finite real numbers, or masked.
     """
+    if isinstance(matrix, np.ma.MaskedArray):
+        raise InputError(
+            "the matrix is a masked array, whose masked entries would be taken for what lies below "
+            "the mask: pass its filled(0), or another number"
+        )
     try:
         tile, _ = as_tile(sparse.csr_array(matrix), None, merged=True)
     except (TypeError, ValueError) as error:
