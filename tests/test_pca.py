@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.linalg
 from scipy import sparse
@@ -320,7 +321,10 @@ def refused(message: str, X, **options) -> None:
 def test_bad_input_is_refused() -> None:
     X = dense_counts(30, 20, seed=8).astype(float)
     refused("at most 19", X, n_components=20)
-    refused("at most 0", X[:1], n_components=1)
+    refused("1 cell and 20 genes have no components: at least 2 of", X[:1], n_components=1)
+    refused("4 components of 3 cells and 20 .* set --n-components 2 or", X[:3], n_components=4)
+    refused(r"pandas.*DataFrame .*; pass its to_numpy\(\)", pd.DataFrame(X), n_components=2)
+    refused("list of numbers .* numpy.asarray", X.tolist(), n_components=2)
     refused("at least 1", X, n_components=0)
     refused("relative residual", X, n_components=2, tol=0.0)
     refused("choices are auto, gram", X, n_components=2, solver="arpack")

@@ -448,7 +448,7 @@ def bad(name: str, counts: anndata.AnnData) -> anndata.AnnData:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("one cell", {}, r"4 components of 1 cells .* at most 0 can be found"),
+        ("one cell", {}, "1 cell and 40 genes have no components"),
         ("good", {"n_components": 300, "n_genes": "all"}, "at most 299 can be found"),
         ("good", {"n_components": 40}, "40 components of 300 cells and 40 genes are too many"),
         ("good", {"min_counts": 1e6}, "none of 300 cells passes the filters"),

@@ -91,11 +91,17 @@ class PCAConfig:
             There are fewer than ``n_components + 1`` cells or genes; of a truncated singular
             value decomposition, which does not centre, fewer than ``n_components``.
         """
-        most = min(n_cells, n_genes) - (1 if self.center else 0)
+        lost = 1 if self.center else 0
+        most = min(n_cells, n_genes) - lost
+        shape = f"{_counted(n_cells, 'cell')} and {_counted(n_genes, 'gene')}"
+        if most < 1:
+            raise InputError(
+                f"{shape} have no components: at least {lost + 1} of each are needed; take more"
+            )
         if self.n_components > most:
             raise InputError(
-                f"{self.n_components} components of {n_cells} cells and {n_genes} genes are too "
-                f"many: at most {max(most, 0)} can be found; set n_components"
+                f"{self.n_components:,} components of {shape} are too many: at most {most:,} can "
+                f"be found; set --n-components {most} or less"
             )
 
     def solver_for(self, n_genes: int) -> tuple[Solver, str]:
@@ -111,3 +117,7 @@ class PCAConfig:
         return "krylov", (
             f"{n_genes:,} genes are many: their Gram matrix would take {gram_mib:,} MiB"
         )
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from tigon.storage.errors import InputError
 from tigon.storage.opening import open_atlas
 from tigon.storage.packs.pack import Pack
 from tigon.storage.views.reopening import reference
+
+_NUMBERS = (Real, np.ndarray, list, tuple)
+"""What a matrix is made of that is no array."""
 
 
 @contextmanager
@@ -36,6 +40,11 @@ def borrowed_source(source: Any) -> Iterator[Any]:
     InputError
         What should be opened cannot be.
     """
+    if isinstance(source, list | tuple) and any(isinstance(each, _NUMBERS) for each in source):
+        raise InputError(
+            "a list of numbers cannot be decomposed: lists are of paths, URLs or AnnDatas; pass "
+            "numpy.asarray of it"
+        )
     if isinstance(source, str | Path | list | tuple):
         with open_atlas(source) as atlas:
             yield atlas
@@ -78,6 +87,7 @@ def rows_of(source: Any) -> Rows:
     raise InputError(
         f"a {kind} cannot be decomposed: an atlas, a pack, a path, an AnnData, a matrix of SciPy "
         "or NumPy or a Dask array of rows is needed"
+        + ("; pass its to_numpy()" if kind.startswith("pandas.") else "")
     )
 
 
