@@ -11,7 +11,7 @@ from scipy import sparse
 
 import tigon
 from tigon.scaling.pca import sampling
-from tigon.scaling.pca.certificate import PROBES
+from tigon.scaling.pca.certificate import MISSED, PROBES, completeness_of
 from tigon.scaling.pca.krylov import block_krylov
 
 
@@ -191,6 +191,16 @@ def test_a_first_value_that_dwarfs_all_others_hides_none(first: float) -> None:
     assert found.converged
     # Squares are summed: what is told of values is up to the rounding of the first square.
     np.testing.assert_allclose(found.values[1], 64.0, atol=1e-15 * first**2)
+
+
+@pytest.mark.parametrize("m", [50, 50_000])
+def test_completeness_is_of_the_quantile_of_the_probe(m: int) -> None:
+    """Of two columns and a degree of one it can be written down."""
+    values, rest = np.array([4.0, 1.0]), np.array([[1.0, 1.0], [3.0, 4.0]])
+    least = np.sqrt(-2 * np.log1p(-MISSED / m))
+    # f(x) = x is at most f(1 / 4) |rest| / least.
+    expected = np.sqrt(0.25 * 5.0 / least)
+    np.testing.assert_allclose(completeness_of(values, rest, 1, 1, m), expected, rtol=1e-6)
 
 
 def test_completeness_bounds_what_a_few_passes_leave_out() -> None:

@@ -24,7 +24,7 @@ import tigon
 from tigon import pca
 from tigon.pca_job import plan_pca
 from tigon.scaling.engine import ThreadEngine
-from tigon.scaling.job import job_place
+from tigon.scaling.job import Job, job_place
 from tigon.scaling.pca import sampling
 from tigon.scaling.pca.job import begin, running
 from tigon.scaling.preparing import PrepareConfig, prepare
@@ -333,6 +333,23 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(
     assert_same(decomposed(atlas, out, resume=True, progress=note, **KRYLOV), krylov)
     assert not set(not_again) & told
     assert list(out.parent.iterdir()) == []
+
+
+def test_kept_sums_of_another_matrix_are_not_taken(
+    atlas: Path, krylov: Found, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        decomposed(atlas, out, resume=True, progress=stop_in("sums over cells, pass 3"), **KRYLOV)
+    load = Job.load
+
+    def of_another(job: Job, name: str) -> Any:
+        kept = load(job, name)
+        if kept is None or name != "sums-2.npz":
+            return kept
+        return {**kept, "Q": kept["Q"] + 1e-12, "product": 2 * kept["product"]}
+
+    monkeypatch.setattr(Job, "load", of_another)
+    assert_same(decomposed(atlas, out, resume=True, **KRYLOV), krylov)
 
 
 def test_what_rode_on_the_first_pass_is_kept(atlas: Path, gram: Found, out: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pytest
 from builders import write_h5ad
@@ -11,7 +13,10 @@ from counts import draw_counts
 from scipy import sparse
 
 import tigon
+from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.packing import build_pack
 from tigon.scaling.pca.rows import AtlasRows, Cells, cells_of
+from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.selecting import GeneSelection
 from tigon.storage.views.reopening import reference
 
@@ -23,8 +28,6 @@ def as_matrix(cells: Cells, n_genes: int) -> np.ndarray:
 
 @pytest.mark.parametrize("genes", [np.arange(40), np.array([3, 7, 8, 39]), np.array([5])])
 def test_selected_genes_of_kept_cells(tmp_path: Path, genes: np.ndarray) -> None:
-    import anndata
-
     X = draw_counts(0, 90, 40)
     path = write_h5ad(anndata.AnnData(sparse.csr_matrix(X)), tmp_path / "a.h5ad")
     kept = np.random.default_rng(0).random(90) < 0.7
@@ -53,3 +56,24 @@ def test_entries_of_one_gene_add_up_whatever_their_type() -> None:
 def test_genes_in_another_order_are_not_everything() -> None:
     assert GeneSelection.of(np.arange(5), 5).is_everything
     assert not GeneSelection.of(np.arange(5)[::-1].copy(), 5).is_everything
+
+
+def test_components_of_a_pack_are_those_of_its_genes(tmp_path: Path) -> None:
+    """Cells lie in another order there, and are scaled by totals over all genes."""
+    X = draw_counts(0, 300, 40)
+    with tigon.open(anndata.AnnData(X)) as atlas, ThreadEngine(1) as engine:
+        prepared = prepare(atlas, PrepareConfig(n_genes=15), 1, engine)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        seed = np.random.SeedSequence(0)
+        with closing(build_pack(atlas, *parts, tmp_path / "pack", engine, seed)) as pack:
+            model = tigon.PCA(4, target_sum=100.0, log1p=True)
+            scores = model.fit_transform(pack)
+            positions = pack.read(0, pack.n_cells).positions
+    counts = X.toarray().astype(float)[positions]
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    Y = np.log1p(100 * counts / totals)[:, prepared.genes]
+    A = Y - Y.mean(axis=0)
+    # Totals of a pack are float32.
+    sigma = np.linalg.svd(A, compute_uv=False)
+    np.testing.assert_allclose(model.singular_values_, sigma[:4], rtol=1e-6)
+    np.testing.assert_allclose(scores, A @ model.components_.T, atol=1e-5)
