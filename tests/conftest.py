@@ -1,10 +1,12 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 # The same examples every time where a red run must mean a change; new ones elsewhere.
 settings.register_profile("ci", derandomize=True)
@@ -38,3 +40,10 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data: the folder {SHARED_DATA} is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def one_blas_thread() -> Iterator[None]:
+    """Small matrices, one thread: on a loaded machine those of BLAS wait for each other."""
+    with threadpool_limits(1, "blas"):
+        yield

@@ -14,6 +14,8 @@ from tigon.scaling.pca import sampling
 from tigon.scaling.pca.certificate import MISSED, PROBES, completeness_of
 from tigon.scaling.pca.krylov import block_krylov
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 
 def dense_counts(n: int, m: int, seed: int) -> np.ndarray:
     """Counts with some programmes in them, shape (n, m)."""

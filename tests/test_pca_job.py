@@ -34,6 +34,8 @@ from tigon.storage.runs.components import Components
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
 OPTIONS: dict[str, Any] = dict(n_components=4, n_genes=40, report=False, n_threads=1)
 KRYLOV = OPTIONS | {"n_genes": "all", "solver": "krylov", "tol": 1e-6}
 """Some passes."""
