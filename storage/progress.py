@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from tigon.storage.errors import InputError
+
 
 class Progress(Protocol):
     """Called as ``progress(stage, done, total, **figures)``.
@@ -22,6 +24,24 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, **figures: float) -> None:
     """Show nothing."""
+
+
+def called(*, progress: Progress | bool | None) -> Progress:
+    """What is called of what an estimator was given: None and False are silence.
+
+    Raises
+    ------
+    InputError
+        It cannot be called; bars are shown by the front door alone.
+    """
+    if progress is None or progress is False:
+        return silent
+    if not callable(progress):
+        raise InputError(
+            f"progress is {progress!r}: estimators take None or what is called as progress(stage, "
+            "done, total, **figures); the bars of True are those of tigon.pca and tigon.integrate"
+        )
+    return progress
 
 
 @contextmanager

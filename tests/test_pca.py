@@ -353,6 +353,14 @@ def test_bad_input_is_refused() -> None:
         tigon.PCA(2).fit(dense_counts(30, 20, seed=8)).transform(np.ones((4, 19)))
 
 
+def test_progress_is_called_or_silent() -> None:
+    X, told = dense_counts(30, 20, seed=8), []
+    for progress in (None, False, lambda stage, done, total, **figures: told.append(stage)):
+        tigon.PCA(2, progress=progress).fit(X)
+    assert told == ["sums over cells, pass 1"]
+    refused("progress is True: estimators take None or what is called", X, progress=True)
+
+
 def test_squares_beyond_float64_are_refused() -> None:
     for solver in ("gram", "krylov"):
         refused("inf, too large for float64", np.eye(9) * 1e200, n_components=2, solver=solver)

@@ -24,7 +24,7 @@ from tigon.scaling.pca.passes import Normalisation, Passes
 from tigon.scaling.pca.resident import ResidentPasses, is_resident
 from tigon.scaling.pca.sources import borrowed_source, names_of, rows_of
 from tigon.storage.errors import InputError
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress, called, silent
 
 log = logging.getLogger("tigon")
 
@@ -59,7 +59,7 @@ class TruncatedSVD(
     random_state
         Seed of the start and the probe of "krylov".
     progress
-        Called as ``progress(stage, done, total, **figures)``.
+        Called as ``progress(stage, done, total, **figures)``; None for silence.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class TruncatedSVD(
         max_passes: int = 20,
         n_threads: int | None = None,
         random_state: int = 0,
-        progress: Progress = silent,
+        progress: Progress | None = silent,
     ) -> None:
         self.n_components = n_components
         self.solver = solver
@@ -282,11 +282,12 @@ class TruncatedSVD(
     @contextmanager
     def _passes(self, X: Any, config: PCAConfig) -> Iterator[Passes | ResidentPasses]:
         normalisation = Normalisation(config.target_sum, config.log1p)
+        progress = called(progress=self.progress)
         if is_resident(X):
-            yield ResidentPasses(X, normalisation, self.progress)
+            yield ResidentPasses(X, normalisation, progress)
             return
         with ThreadEngine(threads_of(self.n_threads)) as engine:
-            yield Passes(rows_of(X), normalisation, engine, self.progress)
+            yield Passes(rows_of(X), normalisation, engine, progress)
 
 
 class PCA(TruncatedSVD):
@@ -339,7 +340,7 @@ n_samples_, n_features_in_, feature_names_in_, solver_, solver_reason_
         max_passes: int = 20,
         n_threads: int | None = None,
         random_state: int = 0,
-        progress: Progress = silent,
+        progress: Progress | None = silent,
     ) -> None:
         super().__init__(
             n_components,
