@@ -132,7 +132,7 @@ def test_residuals_of_gram_know_of_rounding(offset: float) -> None:
     rng = np.random.default_rng(1)
     X = rng.standard_normal((500, 12)) @ rng.standard_normal((12, 40)) + offset
     _, s, _ = exact(X, 15)
-    model = tigon.PCA(15, solver="gram").fit(X)
+    model = tigon.PCA(15, solver="gram", tol=0.03).fit(X)
     nearest = np.abs(model.singular_values_[:, None] - s[None]).min(axis=1)
     assert (nearest <= model.residuals_ * model.singular_values_[0]).all()
     assert model.converged_ == (offset < 1e5)

@@ -45,8 +45,8 @@ def test_lines(bench: Any, chosen: Namespace, monkeypatch: pytest.MonkeyPatch) -
     ]
     assert gram["n_passes"] == 2 < krylov["n_passes"]
     assert gram["explained_of_exact"] == pytest.approx(1, abs=1e-12)
-    # Iterations end at residuals of 3 %, of which the variance has the square.
-    assert 1 - 0.03**2 < krylov["explained_of_exact"] <= 1 + 1e-12
+    # Iterations end at residuals of 7 %, of which the variance has the square.
+    assert 1 - 0.07**2 < krylov["explained_of_exact"] <= 1 + 1e-12
     assert (centred["centred"], uncentred["centred"]) == (True, False)
     # float32: about 1e-7 for each of 60 genes.
     assert centred["explained_of_exact"] == pytest.approx(1, abs=1e-5)

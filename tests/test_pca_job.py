@@ -497,13 +497,13 @@ def test_the_command_line(atlas: Path, out: Path) -> None:
     assert not out.exists()
     shown = works("pca", atlas, "--out", out, *options).stdout
     assert re.search(r"components +4, \d+\.\d% of the variance", shown)
-    assert "0.03 asked for), none larger than the last is missing" in shown
+    assert "0.07 asked for), none larger than the last is missing" in shown
     run = Run.open(out)
     assert run.datasets == ("b0", "b1", "b2")
     assert run.command.startswith("tigon pca ")
     page = out.with_suffix(".html").read_text()
     top_gene = run.genes[int(run.components.vectors[0].argmax())]
-    for part in ("Exactness", "coloured by kind", "asked for: 0.03", top_gene):
+    for part in ("Exactness", "coloured by kind", "asked for: 0.07", top_gene):
         assert part in page
     # Nothing is left to chance where the whole Gram matrix is there.
     assert "none larger than the last is missing.</p>" in page

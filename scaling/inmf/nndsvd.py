@@ -24,7 +24,7 @@ from tigon.kernels.sketches import sketch
 from tigon.scaling.inmf.state import Problem, State, empty_state, init_state
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles
 from tigon.scaling.pca.certificate import PROBES
-from tigon.scaling.pca.krylov import GUARD, basis_bytes, block_krylov
+from tigon.scaling.pca.krylov import basis_bytes, block_krylov, improved
 from tigon.storage.packs.reader import CellReader
 
 Float64 = NDArray[np.float64]
@@ -78,7 +78,7 @@ def nndsvd_state(
 
 def start_bytes(n_components: int, n_genes: int) -> int:
     """Bytes that :func:`nndsvd_state` holds at most, the cells aside."""
-    return basis_bytes(n_components + 2 * GUARD, n_components, PASSES, n_genes)
+    return basis_bytes(improved(improved(n_components)), n_components, PASSES, n_genes)
 
 
 def _scales(problem: Problem, n_cells: NDArray[np.int64]) -> Float64:
@@ -103,7 +103,7 @@ def _singular_vectors(
             total += sketch(tile.cells, Q, column_scale=scales, n_threads=1).product
         return total
 
-    start = rng.standard_normal((m, min(n_components + 2 * GUARD, m)))
+    start = rng.standard_normal((m, min(improved(improved(n_components)), m)))
     probe = rng.standard_normal((m, PROBES))
     return block_krylov(product, start, probe, n_components, _TOL, PASSES).vectors
 

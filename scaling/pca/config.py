@@ -37,7 +37,8 @@ class PCAConfig:
         Whether log(1 + x) is taken then.
     tol
         Residual of every component at which block Krylov iterations stop, relative to its own
-        singular value: |A^T u - sigma v| <= tol sigma.
+        singular value: |A^T u - sigma v| <= tol sigma. They go on until no more than a
+        thousandth of the explained variance is still to come, as the last passes tell.
     max_passes
         Passes of block Krylov iterations at most.
     random_state
@@ -50,7 +51,7 @@ class PCAConfig:
     scale: bool = False
     target_sum: float | None = None
     log1p: bool = False
-    tol: float = 0.03
+    tol: float = 0.07
     max_passes: int = 20
     random_state: int = 0
 

@@ -51,7 +51,8 @@ class TruncatedSVD(
         Whether log(1 + x) is taken then.
     tol
         Iterations of "krylov" stop where |A^T u - sigma v| <= tol sigma holds for every
-        component, and no singular value twice as large as the last can be missing.
+        component, no singular value twice as large as the last can be missing, and no more
+        than a thousandth of the explained variance is still to come, as the last passes tell.
     max_passes
         Most passes of "krylov".
     n_threads
@@ -110,7 +111,7 @@ class TruncatedSVD(
         solver: Solver = "auto",
         target_sum: float | None = None,
         log1p: bool = False,
-        tol: float = 0.03,
+        tol: float = 0.07,
         max_passes: int = 20,
         n_threads: int | None = None,
         random_state: int = 0,
@@ -336,7 +337,7 @@ n_samples_, n_features_in_, feature_names_in_, solver_, solver_reason_
         scale: bool = False,
         target_sum: float | None = None,
         log1p: bool = False,
-        tol: float = 0.03,
+        tol: float = 0.07,
         max_passes: int = 20,
         n_threads: int | None = None,
         random_state: int = 0,

@@ -27,14 +27,14 @@ Float64 = NDArray[np.float64]
 Product = Callable[[Float64], Float64]
 """C Q for a block Q, shape (m, l): one pass."""
 
-GUARD = 10
-"""Vectors beyond those wanted that are improved with them."""
-
 MOST_MISSED = 2.0
 """Iterations go on while a singular value this much larger than the last may be missing."""
 
 _FAR_BELOW = 0.1
 """Vectors whose residual is below this share of what is asked for are not improved."""
+
+_TO_COME = 7.5e-4
+"""Share of the variance of the components that a further pass may be expected to bring, at most."""
 
 _ROUNDING = 1e-6
 """Residuals below this share of the first singular value are rounding: squares were summed."""
@@ -96,7 +96,8 @@ def block_krylov(
     n_components
         k.
     tol
-        Relative residual at which all is done, see :class:`Eigenpairs`.
+        Relative residual at which all is done, see :class:`Eigenpairs`, if hardly any of the
+        variance is still to come then.
     max_passes
         Products at most.
     tell
@@ -110,25 +111,57 @@ def block_krylov(
     Notes
     -----
     Holds 16 m bytes for each column of the basis: l + p of the first pass, and at most
-    k + 10 + p of every other.
+    1.6 k + p of every other.
     """
-    basis, chain = _Basis(len(start)), _Chain(probe, np.full(probe.shape[1], _OF_PRODUCTS))
+    basis, explained = _Basis(len(start)), [0.0]
+    chain = _Chain(probe, np.full(probe.shape[1], _OF_PRODUCTS))
     block = basis.beyond(start, chain)
     for n_passes in range(1, max_passes + 1):
         basis.grow(block, product(block))
-        found = basis.ritz(n_components + GUARD)
+        found = basis.ritz(improved(n_components))
         if tell is not None:
             tell(found.largest(n_components))
         chain = basis.after(chain)
         block = basis.beyond(found.to_improve(tol), chain)
         exhausted = not block.shape[1]
         last = exhausted or n_passes == max_passes
-        if last or found.are_good(n_components, tol):
+        explained.append(float(found.values[:n_components].sum()))
+        if last or (found.are_good(n_components, tol) and to_come(explained) <= _TO_COME):
             degree = _ALL if exhausted else n_passes - 1
             pairs = basis.told(found, probe, n_components, tol, degree)
             if last or pairs.converged:
                 return pairs
     raise AssertionError("the last pass returns")
+
+
+def improved(n_components: int) -> int:
+    """How many vectors are improved, to have ``n_components`` good ones.
+
+    Those beyond decide how fast the last ones converge where singular values lie close
+    together. With 80 for 50, a tenth is still to come of what is with 60 after as many passes,
+    on real atlases and simulated ones, for 1.3 times the arithmetic.
+    """
+    return n_components + max(10, 3 * n_components // 5)
+
+
+def to_come(explained: list[float]) -> float:
+    """What further passes bring, as a share of all, if each brings as much less as the last did.
+
+    Residuals alone do not tell: where singular values lie close together, the variance settles
+    long before the vectors do, and where there are many of these, later than it seems.
+
+    Parameters
+    ----------
+    explained
+        Variance of the components after each pass, from none on.
+    """
+    growth = explained[-1] - explained[-2]
+    if growth <= _DEPENDENT * explained[-1]:
+        return 0.0
+    if len(explained) < 3 or growth >= explained[-2] - explained[-3]:
+        return np.inf
+    ratio = growth / (explained[-2] - explained[-3])
+    return growth * ratio / (1.0 - ratio) / explained[-1]
 
 
 def basis_bytes(n_begun: int, n_components: int, max_passes: int, n_genes: int) -> int:
@@ -141,7 +174,7 @@ def basis_bytes(n_begun: int, n_components: int, max_passes: int, n_genes: int) 
     n_components, max_passes, n_genes
         As they are asked for.
     """
-    each = n_components + GUARD + PROBES
+    each = improved(n_components) + PROBES
     first = n_begun + PROBES
     columns = min(first + (max_passes - 1) * each, n_genes)
     # One of the two is there twice while it grows, beside blocks, vectors and their products.

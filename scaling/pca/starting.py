@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.config import PCAConfig
-from tigon.scaling.pca.krylov import GUARD, block_krylov
+from tigon.scaling.pca.krylov import block_krylov, improved
 from tigon.scaling.pca.operator import Operator
 
 Float64 = NDArray[np.float64]
@@ -29,13 +29,14 @@ def start_of(operator: Operator, config: PCAConfig, seed: np.random.SeedSequence
     chosen, random = map(np.random.default_rng, seed.spawn(2))
     held = operator.passes.sampled(chosen)
     n_cells, m = held.shape
-    n = min(config.n_components + GUARD, n_cells - 1, m)
+    wanted = improved(config.n_components)
+    n = min(wanted, n_cells - 1, m)
     # A sample of few cells has few directions: random ones make up for those that are wanted.
-    n_others = max(RANDOM, config.n_components + GUARD - max(n, 0))
+    n_others = max(RANDOM, wanted - max(n, 0))
     others = random.standard_normal((m, min(n_others, m)))
     if n < 1:
         return others
-    drawn = random.standard_normal((m, min(n + GUARD, m)))
+    drawn = random.standard_normal((m, min(improved(n), m)))
     probe = random.standard_normal((m, PROBES))
     of_sample = Operator(held, center=config.center, scale=config.scale)
     found = block_krylov(of_sample.product, drawn, probe, n, config.tol, SAMPLE_PASSES)

@@ -24,7 +24,7 @@ from tigon.scaling.budget import (
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.job.begin import Beginning
 from tigon.scaling.pca.job.first import stretches_riding
-from tigon.scaling.pca.krylov import GUARD, basis_bytes
+from tigon.scaling.pca.krylov import basis_bytes, improved
 from tigon.scaling.pca.sampling import SAMPLE_BYTES
 from tigon.scaling.pca.sources import bytes_of
 from tigon.scaling.pca.starting import RANDOM, SAMPLE_PASSES
@@ -124,7 +124,7 @@ class _Sizes:
     @classmethod
     def of(cls, atlas: Atlas, beginning: Beginning) -> _Sizes:
         pca, m = beginning.pca, beginning.at_most_genes
-        width = _padded(pca.n_components + GUARD + PROBES + RANDOM)
+        width = _padded(improved(improved(pca.n_components)) + PROBES + RANDOM)
         product = 8 * m * (m if pca.solver == "gram" else width)
         what = beginning.riding()
         riding = product if beginning.begins_with_a_product else 0
@@ -170,12 +170,12 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
         solving = sizes.product + max(sizes.riding, 2 * sizes.product)
         stages["components"] = always + solving + 4 * 8 * m * pca.n_components
     else:
-        begun = pca.n_components + GUARD + RANDOM
-        basis = basis_bytes(begun, pca.n_components, pca.max_passes, m)
+        wanted = improved(pca.n_components)
+        basis = basis_bytes(wanted + RANDOM, pca.n_components, pca.max_passes, m)
         stages["the sample"] = (
             always
             + 4 * min(SAMPLE_BYTES, bytes_of(atlas))
-            + basis_bytes(begun + GUARD, pca.n_components + GUARD, SAMPLE_PASSES, m)
+            + basis_bytes(improved(wanted), wanted, SAMPLE_PASSES, m)
             + flying * sizes.product
         )
         stages["sums over cells"] = always + basis + reading + flying * sizes.product

@@ -134,7 +134,7 @@ def pca(
             "iterations stop.",
             rich_help_panel=COMPONENTS,
         ),
-    ] = 0.03,
+    ] = 0.07,
     max_passes: Annotated[
         int, typer.Option(help="Passes of iterations at most.", rich_help_panel=COMPONENTS)
     ] = 20,
