@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
+from atlases import planted
 from rich.console import Console
 
+import tigon
 from tigon.command.showing.progress import COMPILING, OPENING, Display, make_display
 from tigon.kernels.compiling import compilations
 from tigon.storage.progress import whole_stage
@@ -174,3 +179,65 @@ def test_compilations_of_kernels_are_told_and_no_others() -> None:
     assert told == ["began", "ended"]
     inner(1)  # another type, outside the context
     assert told == ["began", "ended"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tigon.Run:
+    out = tmp_path_factory.mktemp("made") / "run.zarr"
+    options = dict(n_components=2, n_epochs=1, n_genes="all", n_threads=1)
+    cells = planted(n=120, m=30, k=2).adata
+    return tigon.integrate(cells, out=out, batch_key="batch", umap=False, report=False, **options)
+
+
+CALLS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "cluster": ("tigon.layout_calls.cluster_run", lambda run, cells, out: [run]),
+    "drop_factors": ("tigon.factor_calls.rearrange_run", lambda run, cells, out: [run, [0], out]),
+    "embed": ("tigon.layout_calls.lay_out_run", lambda run, cells, out: [run]),
+    "export_h5ad": (
+        "tigon.storage.runs.export.export_h5ad",
+        lambda run, cells, out: [run, out.with_suffix(".h5ad")],
+    ),
+    "factors": ("tigon.factor_calls.list_factors", lambda run, cells, out: [run]),
+    "integrate": ("tigon.main_job.integrate_atlas", lambda run, cells, out: [cells]),
+    "pca": ("tigon.pca_job.decompose_atlas", lambda run, cells, out: [cells]),
+    "project": ("tigon.scenarios.project_on_run", lambda run, cells, out: [run, cells, out]),
+    "select": ("tigon.choice.compare", lambda run, cells, out: [cells]),
+    "update": ("tigon.scenarios.update_run", lambda run, cells, out: [run, cells, out]),
+}
+"""What does the work of each call, and what it is called with."""
+
+NAMED = {"integrate": "out", "pca": "out"}
+
+
+class Told(Exception):
+    """Progress was told: what the call would do is not wanted."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_all_calls_are_told_alike_whom_to_show_progress(
+    name: str,
+    made: tigon.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker, arguments = CALLS[name]
+    call, heard = getattr(tigon, name), list[str]()
+
+    def work(*given: Any, progress: Any = None, **options: Any) -> None:
+        tell = progress or next(each for each in given if callable(each))
+        tell("a stage", 7, 7)
+        raise Told
+
+    monkeypatch.setattr(worker, work)
+    given = arguments(made, planted(n=120, m=30, k=2).adata, tmp_path / "out.zarr")
+    options: dict[str, Any] = {"k": [2]} if name == "select" else {}
+    if name in NAMED:
+        options = {"out": tmp_path / "out.zarr", "n_components": 2}
+    for progress in (True, False, None, lambda stage, done, total, **_: heard.append(stage)):
+        with pytest.raises(Told):
+            call(*given, progress=progress, **options)
+        shown = capsys.readouterr().err
+        assert ("a stage: 7 cells" in shown) == (progress is True)
+    assert heard == ["a stage"]
+    assert inspect.signature(call).parameters["progress"].default is None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tigon.choice import select
+    from tigon.export_call import export_h5ad
     from tigon.factor_calls import drop_factors, factors
     from tigon.layout_calls import cluster, embed
     from tigon.main_job import integrate, plan
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     )
     from tigon.storage.ingest import write_atlas
     from tigon.storage.opening import open_atlas as open
-    from tigon.storage.runs.export import export_h5ad
     from tigon.storage.runs.run import Run
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ _HOMES = {
     "cluster": "tigon.layout_calls",
     "drop_factors": "tigon.factor_calls",
     "embed": "tigon.layout_calls",
-    "export_h5ad": "tigon.storage.runs.export",
+    "export_h5ad": "tigon.export_call",
     "factors": "tigon.factor_calls",
     "integrate": "tigon.main_job",
     "open": "tigon.storage",

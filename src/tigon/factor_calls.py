@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tigon.main_job import write_page
+from tigon.main_job import told_to, write_page
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.engine import ThreadEngine, threads_of
 from tigon.scaling.factors.listing import COLUMNS, FactorListing, list_factors
@@ -27,7 +27,7 @@ def factors(
     *,
     n_top: int = 10,
     n_threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """The factors of a run: their genes and cells, and which of them look technical.
 
@@ -41,7 +41,7 @@ def factors(
     n_threads
         Threads; None for all processors. Results do not depend on it.
     progress
-        Told of the cells.
+        As for :func:`tigon.integrate`; told of the cells.
 
     Returns
     -------
@@ -69,7 +69,8 @@ def factors(
     -----
     One pass over the loadings; memory does not grow with the cells.
     """
-    return as_table(listed(run, n_top=n_top, n_threads=n_threads, progress=progress))
+    with told_to(progress=progress) as tell:
+        return as_table(listed(run, n_top=n_top, n_threads=n_threads, progress=tell))
 
 
 def listed(
@@ -122,7 +123,7 @@ def drop_factors(
     overwrite: bool = False,
     report: bool = True,
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
 ) -> Run:
     """Arrange the cells of a run anew without some of its factors, as another run.
 
@@ -146,7 +147,7 @@ def drop_factors(
     scratch
         Folder for what is worked on; beside ``out`` by default.
     overwrite, report, command, progress
-        As for :func:`tigon.integrate`; ``progress`` is a callable.
+        As for :func:`tigon.integrate`.
 
     Returns
     -------
@@ -160,16 +161,17 @@ def drop_factors(
     run = run if isinstance(run, Run) else Run.open(Path(run))
     run.need_factors("dropping some")
     out = output_of(out, report=report, overwrite=overwrite)
-    made = rearrange_run(
-        run,
-        numbers,
-        out,
-        Path(scratch) if scratch is not None else out.absolute().parent,
-        n_threads=threads_of(n_threads),
-        memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
-        overwrite=overwrite,
-        command=command,
-        progress=progress,
-    )
+    with told_to(progress=progress) as tell:
+        made = rearrange_run(
+            run,
+            numbers,
+            out,
+            Path(scratch) if scratch is not None else out.absolute().parent,
+            n_threads=threads_of(n_threads),
+            memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
+            overwrite=overwrite,
+            command=command,
+            progress=tell,
+        )
     write_page(made, out, report=report, overwrite=overwrite)
     return made

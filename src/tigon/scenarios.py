@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tigon.main_job import check_outputs, write_page
+from tigon.main_job import check_outputs, told_to, write_page
 from tigon.scaling import recalling
 from tigon.scaling.budget import parse_bytes
 from tigon.scaling.cells import CellFilter
@@ -19,7 +19,7 @@ from tigon.scaling.projecting import ProjectConfig, project_on_run
 from tigon.scaling.updating import UpdateConfig, told_sources, update_run
 from tigon.storage.borrowing import borrowed_atlas
 from tigon.storage.errors import InputError
-from tigon.storage.progress import Progress, silent
+from tigon.storage.progress import Progress
 from tigon.storage.runs.run import Run
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def update(
     overwrite: bool = False,
     report: bool = True,
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
     **options: Any,
 ) -> Run:
     """Refine a run with new cells, without reading those that it was made from.
@@ -79,7 +79,7 @@ def update(
     cache, scratch
         Where packs are kept, and the folder for what is worked on.
     overwrite, report, command, progress
-        As for :func:`tigon.integrate`; ``progress`` is a callable.
+        As for :func:`tigon.integrate`.
     **options
         Of opening ``new`` and ``refresh``: ``layer``, ``raw``, ``join``, ``gene_id_column``,
         ``allow_non_integer``. Of the new cells: ``cells``, ``small_datasets``, and
@@ -119,7 +119,7 @@ def update(
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
-    with ExitStack() as opened:
+    with told_to(progress=progress) as tell, ExitStack() as opened:
 
         def lend(source: Counts | None) -> Any:
             if source is None:
@@ -136,7 +136,7 @@ def update(
             cache=None if cache is None else Path(cache),
             overwrite=overwrite,
             command=command,
-            progress=progress,
+            progress=tell,
         )
     write_page(made, out, report=report, overwrite=overwrite)
     return made
@@ -155,7 +155,7 @@ def project(
     scratch: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
     **opening: Any,
 ) -> Run:
     """Lay new cells on a run, whose metagenes stay: loadings, labels with confidence, places.
@@ -216,9 +216,12 @@ def project(
         memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
     )
     aside = Path(scratch) if scratch is not None else out.absolute().parent
-    with borrowed_atlas(new, scratch=aside, **opening) as atlas:
+    with (
+        told_to(progress=progress) as tell,
+        borrowed_atlas(new, scratch=aside, **opening) as atlas,
+    ):
         return project_on_run(
-            run, atlas, config, out, aside, overwrite=overwrite, command=command, progress=progress
+            run, atlas, config, out, aside, overwrite=overwrite, command=command, progress=tell
         )
 
 
