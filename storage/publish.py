@@ -48,8 +48,8 @@ def published(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         ``out`` exists and ``overwrite`` is False, at the start or at the end;
         or another process or thread is writing it.
     InputError
-        The folder of ``out`` does not exist, or what is there is not something
-        that Tigon would write.
+        The folder of ``out`` does not exist or takes no files, or what is there is not
+        something that Tigon would write.
     NoSpaceError
         The disk is full.
 
@@ -93,7 +93,10 @@ def _sole_writer(out: Path) -> Iterator[None]:
     """Hold the lock of ``out``."""
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist: make it first")
-    lock = FileLock.take(out.with_name(f".tigon-lock-{out.name}"))
+    try:
+        lock = FileLock.take(out.with_name(f".tigon-lock-{out.name}"))
+    except FileNotFoundError as error:  # /proc and its like, whose files are the system's own
+        raise InputError(f"the folder {out.parent} takes no files: choose another place") from error
     if lock is None:
         raise OutputExistsError(
             f"{out} is being written by another process or thread: one writer at a time; wait for "

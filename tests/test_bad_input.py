@@ -55,6 +55,12 @@ def test_a_missing_file(command: str, tmp_path: Path) -> None:
     assert "check the name" in line
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that takes no files")
+def test_a_folder_that_takes_no_files(command: str, good: Path, tmp_path: Path) -> None:
+    line = refused(tmp_path, command, good, "--out", "/proc/out.zarr")
+    assert line == "error: the folder /proc takes no files: choose another place"
+
+
 @pytest.mark.parametrize("name", ["a.h5ad", "a.h5"])
 def test_a_file_that_is_not_what_its_name_says(command: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("cell,gene,count\n")
