@@ -266,6 +266,9 @@ def test_the_commands_refuse(run: Path, tmp_path: Path) -> None:
     for arguments, said in (
         (("embed", "--use", "X_nothing"), "it has X_inmf, X_inmf_aligned, X_pca, X_umap"),
         (("embed", "--use", "X_pca"), "the run has X_umap already"),
+        (("cluster", "--name", "a/b"), "name is 'a/b': a column of obs has a name, without '/'"),
+        (("cluster", "--name", ".a"), "no dot at its beginning; choose another"),
+        (("cluster", "--name", ""), "a column of obs has a name"),
         (("cluster",), "the run has tigon_cluster already"),
         (("cluster", "--name", "tigon_dataset"), "that column is another's"),
         (("cluster", "--name", " "), "a column of obs has a name"),

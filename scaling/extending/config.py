@@ -166,8 +166,12 @@ class ClusterConfig:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise InputError(f"name is {self.name!r}: a column of obs has a name; set one")
+        # A column is a folder of the run: others would be stored under another name, or hidden.
+        if not self.name.strip() or "/" in self.name or self.name.startswith("."):
+            raise InputError(
+                f"name is {self.name!r}: a column of obs has a name, without '/' and no dot at "
+                "its beginning; choose another"
+            )
         if self.name in ("_index", "tigon_dataset"):
             raise InputError(f"name is {self.name!r}: that column is another's; choose another")
         check_random_state(self.random_state)
