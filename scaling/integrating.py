@@ -118,7 +118,9 @@ def integrate_atlas(
         job.working(out, "for the pack and the loadings"),
         MemoryWatch() as memory,
         journal.listening(),
-        running(cluster, plan, config.n_threads, atlas, job.folder, cache) as engine,
+        running(
+            cluster, plan, config.n_threads, atlas, job.folder, cache, progress=progress
+        ) as engine,
     ):
         contents = _Stages(atlas, config, plan, job, packs, engine, journal, progress).run()
         with journal.stage("writing"):

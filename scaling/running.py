@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tigon.kernels.compiling import load_compiler
 from tigon.scaling.budget import BASE_BYTES, Plan
 from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
+from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import remove
 from tigon.storage.views.reopening import reference
 
@@ -49,6 +50,7 @@ def running(
     folder: Path,
     cache: Path | None = None,
     modules: Sequence[str] = OF_FACTORS,
+    progress: Progress = silent,
 ) -> Iterator[ThreadEngine]:
     """Where tasks run, for the length of a block.
 
@@ -65,6 +67,8 @@ def running(
         that are kept.
     modules
         What tasks of this job need on workers.
+    progress
+        Told of a scheduler that is waited for.
 
     Raises
     ------
@@ -85,7 +89,7 @@ def running(
     load_compiler()  # updates run here
     load = partial(_load, (*_OF_ALL, *modules))
     with (
-        cluster.connect(plan.task_bytes, BASE_BYTES) as client,
+        cluster.connect(plan.task_bytes, BASE_BYTES, progress) as client,
         ClusterEngine(client, shared, n_threads, plan.window, needed, load) as engine,
     ):
         yield engine

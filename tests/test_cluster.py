@@ -248,9 +248,16 @@ def test_the_scheduler_is_found_by_its_address(client: Any) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://127.0.0.1:"])
 def test_an_address_where_nothing_is(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def tell(stage: str, done: int, total: int, **_: float) -> None:
+        told.append(stage)
+
     monkeypatch.setattr("tigon.scaling.engine.connecting.CONNECT_S", 1)
     with pytest.raises(InputError, match=r"cannot be reached .* `dask scheduler` tells"):
-        Cluster(scheduler=address).connect(1, 1).__enter__()
+        Cluster(scheduler=address).connect(1, 1, tell).__enter__()
+    # Where nothing answers, the message above comes long after.
+    assert told == [f"waiting for the scheduler {address}, 1 s at most (scheduler)"]
 
 
 def test_one_cluster_at_most() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigon.scaling.checking import check_whole
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.progress import Progress, silent, whole_stage
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,7 +72,9 @@ class Cluster:
         return not (self.client is None and self.scheduler is None and self.n_workers is None)
 
     @contextmanager
-    def connect(self, task_bytes: int, base_bytes: int) -> Iterator[Client]:
+    def connect(
+        self, task_bytes: int, base_bytes: int, progress: Progress = silent
+    ) -> Iterator[Client]:
         """A client whose workers have the memory that tasks need.
 
         Parameters
@@ -80,6 +83,8 @@ class Cluster:
             Of each task under way.
         base_bytes
             Of a worker process before it has any.
+        progress
+            Told of the scheduler that is waited for.
 
         Raises
         ------
@@ -88,16 +93,16 @@ class Cluster:
         MemoryLimitError
             A worker's limit is too small.
         """
-        with self._opened(task_bytes + base_bytes) as client:
+        with self._opened(task_bytes + base_bytes, progress) as client:
             check_memory(client, task_bytes, base_bytes)
             yield client
 
     @contextmanager
-    def _opened(self, worker_bytes: int) -> Iterator[Client]:
+    def _opened(self, worker_bytes: int, progress: Progress) -> Iterator[Client]:
         if self.client is not None:
             yield self.client
         elif self.scheduler is not None:
-            with _reached(self.scheduler) as client:
+            with _reached(self.scheduler, progress) as client:
                 yield client
         else:
             assert self.n_workers is not None
@@ -106,12 +111,14 @@ class Cluster:
 
 
 @contextmanager
-def _reached(address: str) -> Iterator[Client]:
+def _reached(address: str, progress: Progress) -> Iterator[Client]:
     from distributed import Client
 
     make: Any = Client
+    waiting = f"waiting for the scheduler {address}, {CONNECT_S} s at most (scheduler)"
     try:
-        client = make(address, timeout=CONNECT_S, set_as_default=False)
+        with whole_stage(progress, waiting, 1):
+            client = make(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise InputError(
             f"the scheduler {address} cannot be reached ({error}): it is the address that "

@@ -416,7 +416,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         config.lam_of(resolved.names)
         whole = IntegrateConfig(prepare=chosen, inmf=config, n_threads=n_threads)
         plan = plan_run(atlas, len(datasets.names), whole)
-        with running(cluster, plan, n_threads, atlas, folder) as engine:
+        with running(cluster, plan, n_threads, atlas, folder, progress=self.progress) as engine:
             yield engine
 
     def _engine(self) -> ThreadEngine:

@@ -104,7 +104,13 @@ def decompose_atlas(
             job.working(out, "for sums and scores"),
             MemoryWatch() as memory,
             running(
-                cluster, plan, config.n_threads, atlas, job.folder, modules=_OF_TASKS
+                cluster,
+                plan,
+                config.n_threads,
+                atlas,
+                job.folder,
+                modules=_OF_TASKS,
+                progress=progress,
             ) as engine,
         ):
             contents = _Stages(atlas, beginning, job, engine, journal, progress).run()
