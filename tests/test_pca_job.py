@@ -503,7 +503,8 @@ def test_the_command_line(atlas: Path, out: Path) -> None:
     assert run.command.startswith("tigon pca ")
     page = out.with_suffix(".html").read_text()
     top_gene = run.genes[int(run.components.vectors[0].argmax())]
-    for part in ("Exactness", "coloured by kind", "asked for: 0.07", top_gene):
+    noise = "mostly noise, though a rare type of cells may sit there"
+    for part in ("Exactness", "coloured by kind", "asked for: 0.07", top_gene, noise):
         assert part in page
     # Nothing is left to chance where the whole Gram matrix is there.
     assert "none larger than the last is missing.</p>" in page
