@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from run_builder import build_contents
 
-from tigon.report import factors, figures, scatter, write_report
+from tigon.report import components, factors, figures, scatter, write_report
 from tigon.report.grouping import group_cells
 from tigon.scaling.embedding.rows import TILE_CELLS
 from tigon.storage.errors import InputError, OutputExistsError
@@ -319,6 +320,18 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
     assert "UMAP" not in page.text
     assert "Peak memory" not in page.text
     assert "Factors by dataset" in page.text
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 50, 53])
+def test_components_are_counted_from_one(n: int) -> None:
+    axes = Figure().add_subplot()
+    axes.plot(np.arange(1, n + 1), np.ones(n))
+    components.number_components(axes, n)
+    ticks = axes.get_xticks()
+    assert ticks[0] == 1
+    assert ticks[-1] <= n
+    assert (ticks == np.rint(ticks)).all()
+    assert axes.get_xlim()[0] > 0
 
 
 def test_missing_labels_are_a_group(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tigon.wording import tell_certificate
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.axes import Axes
 
 N_GENES = 8
 """Genes of either sign."""
@@ -107,7 +108,6 @@ def gene_rows(found: Components, genes: tuple[str, ...]) -> list[GeneRow]:
 def draw_scree(ratio: NDArray[np.float64]) -> Markup:
     """Share of the variance of each component, and the sum of those up to it."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     number = np.arange(1, len(ratio) + 1)
     with drawing():
@@ -118,14 +118,14 @@ def draw_scree(ratio: NDArray[np.float64]) -> Markup:
         together.plot(number, 100 * np.cumsum(ratio), "o-", color=_ORANGE, ms=3.5, lw=1)
         together.set(xlabel="components", ylabel="% of the variance, together", ylim=(0, None))
         for axes in (each, together):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            number_components(axes, len(ratio))
         return as_svg(figure, "scree")
 
 
 def draw_residuals(residuals: NDArray[np.float64], tol: float) -> Markup:
     """Residual of each component, relative to its singular value, beside what was asked for."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullFormatter
+    from matplotlib.ticker import NullFormatter
 
     number = np.arange(1, len(residuals) + 1)
     with drawing():
@@ -141,5 +141,14 @@ def draw_residuals(residuals: NDArray[np.float64], tol: float) -> Markup:
         # Powers of ten as mathematics would be shown as their source.
         axes.yaxis.set_major_formatter("{x:.0e}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        number_components(axes, len(residuals))
         return as_svg(figure, "residuals")
+
+
+def number_components(axes: Axes, n: int) -> None:
+    """Whole numbers below the axis, from 1 to at most ``n``."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = np.asarray(MaxNLocator(integer=True).tick_values(1, n))
+    axes.set_xticks(np.unique(np.clip(ticks[ticks <= n], 1, n)))
+    axes.set_xlim(0.5, n + 0.5)
