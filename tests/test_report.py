@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from run_builder import build_contents
 
 from tigon.report import components, factors, figures, scatter, write_report
+from tigon.report.facts import Groups
 from tigon.report.grouping import group_cells
 from tigon.scaling.embedding.rows import TILE_CELLS
 from tigon.storage.errors import InputError, OutputExistsError
@@ -320,6 +321,21 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
     assert "UMAP" not in page.text
     assert "Peak memory" not in page.text
     assert "Factors by dataset" in page.text
+
+
+def test_one_dataset_is_no_colour(tmp_path: Path) -> None:
+    page = make_page(tmp_path, build_contents(n_cells=100, n_datasets=1))
+    assert "<figcaption>by cluster" in page.source
+    assert "<figcaption>by dataset" not in page.source
+    one, two = (group_cells("dataset", pd.Series(names)) for names in (["a", "a"], ["a", "b"]))
+    labels = group_cells("kind", pd.Series(["x", "y"]))
+    for datasets, kinds, captions in (
+        (one, None, ["all cells"]),
+        (one, labels, ["by kind"]),
+        (two, labels, ["by dataset", "by kind"]),
+    ):
+        shown = Groups(datasets, None, kinds).coloured_by
+        assert [grouping.caption for grouping in shown] == captions
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 50, 53])

@@ -79,13 +79,10 @@ def _draw_scores(run: Run, groups: Groups, seed: int) -> dict[str, Any]:
     if scores.shape[1] < 2:
         return {"n_points": 0, "panels": []}
     points = draw_cells(KeptColumns(scores, np.arange(2)), seed)
-    shown = [groups.datasets, groups.clusters, *groups.added, groups.labels]
     return {
         "n_points": len(points.cells),
         "panels": [
-            (grouping, scatter(points, grouping, layout="PC"))
-            for grouping in shown
-            if grouping is not None
+            (grouping, scatter(points, grouping, layout="PC")) for grouping in groups.coloured_by
         ],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -29,6 +29,14 @@ class Groups:
     clusters: Grouping | None
     labels: Grouping | None
     added: tuple[Grouping, ...] = ()
+
+    @property
+    def coloured_by(self) -> list[Grouping]:
+        """What pictures of the cells are coloured by; one dataset is no colour."""
+        others = [each for each in (self.clusters, *self.added, self.labels) if each is not None]
+        if len(self.datasets.names) > 1:
+            return [self.datasets, *others]
+        return others or [replace(self.datasets, title="")]
 
 
 def group_run(run: Run, label_key: str | None) -> Groups:

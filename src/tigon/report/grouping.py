@@ -20,7 +20,7 @@ class Grouping:
     Attributes
     ----------
     title
-        What the groups are ("cluster").
+        What the groups are ("cluster"); "" of one that is all cells.
     codes
         Group of every cell, int32, (n,).
     names
@@ -36,6 +36,11 @@ class Grouping:
     names: list[str]
     sizes: NDArray[np.int64]
     colours: list[str]
+
+    @property
+    def caption(self) -> str:
+        """What to write above a picture that is coloured by it."""
+        return f"by {self.title}" if self.title else "all cells"
 
     @property
     def n_known(self) -> int:

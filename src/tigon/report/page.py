@@ -149,15 +149,12 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 def _draw_pictures(run: Run, groups: Groups, seed: int) -> list[dict[str, Any]]:
     """The layouts that the run has, each by dataset, cluster and label."""
+    inside = (groups.clusters, *groups.added)
     shown = [
-        (groups.datasets if len(groups.datasets.names) > 1 else None, False),
-        (groups.clusters, True),
-        *((grouping, True) for grouping in groups.added),
-        (groups.labels, False),
+        (grouping, any(grouping is each for each in inside)) for grouping in groups.coloured_by
     ]
-    wanted = [(grouping, inside) for grouping, inside in shown if grouping is not None]
     return [
-        _draw_layout(run, method, wanted, seed)
+        _draw_layout(run, method, shown, seed)
         for method in METHODS
         if f"X_{method}" in run.obsm_names
     ]
