@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+from typing import Any
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -12,6 +16,7 @@ from scipy import sparse
 import tigon
 from tigon.scaling.pca import sampling
 from tigon.scaling.pca.certificate import MISSED, PROBES, completeness_of
+from tigon.scaling.pca.decomposing import not_converged
 from tigon.scaling.pca.krylov import block_krylov
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -240,6 +245,16 @@ def test_what_is_not_converged_is_told(
     model = tigon.PCA(20, solver="krylov", max_passes=2, tol=1e-6).fit(X)
     assert not model.converged_
     assert "set max_passes higher" in caplog.text
+    assert re.search(r"singular values up to [\d.]+ times the last may be missing", caplog.text)
+
+
+def test_what_is_not_known_is_told_in_words() -> None:
+    one = np.ones(1)
+    found: Any = SimpleNamespace(
+        singular_values=one, residuals=one, completeness=np.inf, solver="krylov", n_passes=2
+    )
+    told = not_converged(found, 1e-6)
+    assert "; whether a larger one than the last is missing is not known): set" in told
 
 
 @pytest.mark.parametrize("solver", ["gram", "krylov"])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from scipy import sparse
 import tigon
 from tigon import pca
 from tigon.pca_job import plan_pca
+from tigon.report.components import tell_exactness
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.job import Job, job_place
 from tigon.scaling.pca import sampling
@@ -513,6 +514,13 @@ def test_the_command_line(atlas: Path, out: Path) -> None:
     assert anndata.read_h5ad(out.with_suffix(".h5ad")).obsm["X_pca"].shape == (4500, 4)
     works("report", out, "--overwrite")
     assert "PCs" in run.to_xarray()
+
+
+def test_what_is_not_known_has_no_probability(krylov: Found) -> None:
+    known = replace(krylov.components, completeness=1.5)
+    assert tell_exactness(known).endswith("missing, but with a probability of one in a million.")
+    unknown = replace(krylov.components, completeness=np.inf)
+    assert tell_exactness(unknown).endswith("whether a larger one is missing is not known.")
 
 
 def test_no_sum_is_asked_for_in_either_spelling(atlas: Path, tmp_path: Path) -> None:

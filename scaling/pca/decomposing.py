@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isinf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,10 +124,15 @@ def not_converged(found: Decomposition, tol: float) -> str:
             f"singular value, {tol:g} asked for): the means of the genes are so large that what "
             "differs is lost in the rounding of sums; subtract a constant from the matrix first"
         )
+    missing = (
+        "whether a larger one than the last is missing is not known"
+        if isinf(found.completeness)
+        else f"singular values up to {found.completeness:.2g} times the last may be missing"
+    )
     return (
         f"components are less exact than asked for after {found.n_passes} passes (residuals up to "
-        f"{own.max():.2g} of the singular value, {tol:g} asked for; singular values up to "
-        f"{found.completeness:.2g} times the last may be missing): set max_passes higher, or tol"
+        f"{own.max():.2g} of the singular value, {tol:g} asked for; {missing}): set max_passes "
+        "higher, or tol"
     )
 
 

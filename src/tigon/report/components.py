@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def describe_components(run: Run, groups: Groups, seed: int) -> dict[str, Any]:
         "n_components": found.n_components,
         "found": found,
         "share": float(found.variance_ratio.sum()),
-        "certificate": _certificate(found),
+        "certificate": tell_exactness(found),
         "scree": draw_scree(found.variance_ratio),
         "residuals": draw_residuals(found.own_residuals, found.tol),
         "genes": gene_rows(found, run.genes),
@@ -66,11 +67,13 @@ def describe_components(run: Run, groups: Groups, seed: int) -> dict[str, Any]:
     }
 
 
-def _certificate(found: Components) -> str:
+def tell_exactness(found: Components) -> str:
+    """What is proven of the components, in a sentence."""
     told = tell_certificate(found)
     verdict = "As exact as asked for" if found.converged else "Less exact than asked for"
     # The Gram matrix has all components; a probe is random.
-    doubt = "" if found.solver == "gram" else ", but with a probability of one in a million"
+    certain = found.solver == "gram" or math.isinf(found.completeness)
+    doubt = "" if certain else ", but with a probability of one in a million"
     return f"{verdict}: {told}{doubt}."
 
 
