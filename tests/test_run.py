@@ -109,6 +109,12 @@ def test_repr_states_the_sizes(path: Path) -> None:
     assert "objective 123457" in text
 
 
+def test_one_of_a_kind_is_told_so(tmp_path: Path) -> None:
+    contents = build_contents(1, 1, n_genes=1, n_components=1, n_clusters=1)
+    text = repr(Run.open(write_run(tmp_path / "run.zarr", contents)))
+    assert "    1 cell, 1 gene, 1 dataset, 1 factor" in text.splitlines()
+
+
 def test_awkward_dataset_names_come_back(tmp_path: Path) -> None:
     contents = build_contents(n_cells=50, dataset_names=AWKWARD)
     path = write_run(tmp_path / "run.zarr", contents)

@@ -336,9 +336,7 @@ class Run:
         return to_xarray(self)
 
     def __repr__(self) -> str:
-        matrix, of = (
-            ("X_inmf", "factors") if self.has_factors else (components.SCORES, "components")
-        )
+        matrix, of = ("X_inmf", "factor") if self.has_factors else (components.SCORES, "component")
         cells, k = self.obsm(matrix).shape
         found = (
             f"objective {self.objective:.6g}"
@@ -348,8 +346,8 @@ class Run:
         return "\n".join(
             [
                 f"Run {self.path}",
-                f"    {cells:,} cells, {len(self.genes):,} genes, "
-                f"{len(self.datasets):,} datasets, {k} {of}",
+                f"    {_counted(cells, 'cell')}, {_counted(len(self.genes), 'gene')}, "
+                f"{_counted(len(self.datasets), 'dataset')}, {_counted(k, of)}",
                 f"    {found}",
                 f"    obsm: {', '.join(self.obsm_names)}",
             ]
@@ -386,6 +384,10 @@ def _open_group(path: Path) -> zarr.Group:
             "that `tigon integrate` or `tigon pca` wrote"
         )
     return group
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _plain(value: Any) -> Any:
