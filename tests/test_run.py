@@ -115,6 +115,13 @@ def test_one_of_a_kind_is_told_so(tmp_path: Path) -> None:
     assert "    1 cell, 1 gene, 1 dataset, 1 factor" in text.splitlines()
 
 
+def test_scores_that_are_not_there_name_what_makes_them(path: Path) -> None:
+    with pytest.raises(InputError, match=r"no matrix 'X_pca': it has .*; `tigon pca` makes a run"):
+        Run.open(path).obsm("X_pca")
+    with pytest.raises(InputError, match=r"no matrix 'X_other': it has [^;]*$"):
+        Run.open(path).obsm("X_other")
+
+
 def test_awkward_dataset_names_come_back(tmp_path: Path) -> None:
     contents = build_contents(n_cells=50, dataset_names=AWKWARD)
     path = write_run(tmp_path / "run.zarr", contents)

@@ -225,8 +225,10 @@ class Run:
             The run has no such matrix.
         """
         if key(name) not in self.obsm_names:
+            way_out = "; `tigon pca` makes a run that has it" if name == components.SCORES else ""
             raise InputError(
-                f"the run {self.path} has no matrix {name!r}: it has {', '.join(self.obsm_names)}"
+                f"the run {self.path} has no matrix {name!r}: it has "
+                f"{', '.join(self.obsm_names)}{way_out}"
             )
         return StoredRows(cast("zarr.Array[Any]", self.group[f"obsm/{key(name)}"]))
 
