@@ -27,6 +27,8 @@ ALPHA = 0.99
 MARGIN = 0.1
 _FLAT = 1e-12
 """A variance below this share of the squared mean is rounding."""
+_MOST_LETTERS = 40
+"""Of the name of a gene in a message."""
 
 
 def excess_variance(statistics: Statistics, datasets: Datasets) -> NDArray[np.float64]:
@@ -116,10 +118,15 @@ def listed_genes(gene_names: Sequence[str], wanted: Sequence[str]) -> NDArray[np
     if absent:
         raise InputError(
             f"{len(absent)} of {len(wanted)} listed genes are not in the atlas "
-            f"({', '.join(absent[:5])}): names must match var_names; for instance "
+            f"({', '.join(map(_short, absent[:5]))}): names must match var_names; for instance "
             f"{next(iter(position))!r}"
         )
     return np.unique([position[name] for name in wanted])
+
+
+def _short(name: str) -> str:
+    """``name``, cut where it is too long for one: a line of another kind of file."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
 
 
 def inverse_rms(

@@ -257,6 +257,7 @@ def test_datasets_smaller_than_components(tmp_path: Path) -> None:
     ("content", "parts"),
     [
         ("gene1\nactin\n\nmyosin\n", ("2 of 3 listed genes are not in the atlas", "actin, myosin")),
+        ("a name " * 9, (f"the atlas ({'a name ' * 5}a na…): names must match",)),
         ("\n\n", ("lists no gene", "one name a line")),
         (None, ("cannot be read as a list of genes", "check the name")),
     ],
