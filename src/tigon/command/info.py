@@ -24,7 +24,8 @@ def info(
     """Show what is in an atlas, a run or a count file.
 
     Only sizes and tables are read, not the counts. For a run: the objective,
-    clusters, scores, and the configuration that made it.
+    clusters and scores, or the components and how exact they are; and the
+    configuration that made it.
 
     Example: `tigon info atlas.zarr`
     """
