@@ -92,6 +92,18 @@ def test_a_terminal_gets_a_bar_for_each_stage_and_one_for_all_epochs() -> None:
         assert re.fullmatch(pattern, row), row
 
 
+def test_passes_share_a_bar_and_one_step_has_no_speed() -> None:
+    def tell(display: Display) -> None:
+        for number in (2, 3, 4):
+            display(f"sums over cells, pass {number}", 100, 100)
+        with whole_stage(display, "report (page)", 1):
+            pass
+
+    passes, report = screen(shown(tell, terminal=True))
+    assert re.fullmatch(r"✓ sums over cells, pass 4 +━+ +[\d,]+ cells/s +0:00:00", passes)
+    assert re.fullmatch(r"✓ report +━+ +0:00:00", report)
+
+
 def test_a_terminal_shows_at_once_that_something_happens() -> None:
     assert OPENING in shown(lambda _: None, terminal=True)
 

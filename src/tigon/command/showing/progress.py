@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-_TURN = re.compile(r"(epoch|iteration|finding offsets, round) \d+")
+_TURN = re.compile(r"(epoch|iteration|finding offsets, round|sums over cells, pass) \d+")
 """Stages that come again and again, by a number."""
 
 _UNIT = re.compile(r"(.*) \((\w+)\)")
@@ -126,7 +126,7 @@ class Lines:
 
 
 class Bar:
-    """A bar for each stage; epochs share one, and so do iterations and rounds."""
+    """A bar for each stage; epochs share one, and so do iterations, rounds and passes."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
@@ -206,11 +206,11 @@ class Bar:
 
 
 class _Speed(ProgressColumn):
-    """Cells per second since the stage began."""
+    """Cells per second since the stage began; nothing of a stage that is one thing."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time if task.finished else task.elapsed
-        if not seconds or not task.completed or not task.fields["unit"]:
+        if not seconds or not task.completed or not task.fields["unit"] or task.total == 1:
             return Text()
         return Text(f"{task.completed / seconds:,.0f} {task.fields['unit']}/s")
 
