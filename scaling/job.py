@@ -5,7 +5,8 @@ it. ``job.json`` says what the job is, so that another one is never continued by
 every option that decides the result, the digest of the counts and the versions of what
 computes. What takes long is kept as soon as it is whole. The folder goes when the run is
 published, or when the job ends in another way before it has kept a minute's work; after
-more than that it is removed only when someone asks for it.
+more than that, or where the job was to be kept however short, it is removed only when someone
+asks for it.
 
 Work lies in a folder of a name that no other job had: tasks of a dead job that a cluster
 has not ended yet cannot write into the files of the next one.
@@ -39,6 +40,8 @@ WORTH_S = 60.0
 
 _JOB = "job.json"
 _LOCK = "tigon-lock"
+_KEEP = "keep-always"
+"""A file that says that the job was to be kept however short."""
 _FORMAT = 2
 _STEPS = {
     "prepared.npz": "the first pass",
@@ -105,8 +108,8 @@ class Job:
         Raises
         ------
         InputError
-            There is an interrupted job of some length and neither was asked for, or it
-            is not the same job.
+            There is an interrupted job that is kept and neither was asked for, or it is not the
+            same job.
         OutputExistsError
             Another process is at work in the folder.
         """
@@ -118,6 +121,8 @@ class Job:
                 _check_same(place, out, identity, was, resume=resume)
             if was is None or not resume:
                 was = _begun(place, identity)
+            if resume:
+                (place / _KEEP).touch()
         except BaseException:
             lock.release()
             with suppress(OSError):
@@ -251,7 +256,8 @@ def _check_same(
 ) -> None:
     folder = place / str(was.get("folder"))
     if not resume:
-        if _kept(folder) and was.get("atlas") and _seconds(place, folder) >= WORTH_S:
+        is_long = (place / _KEEP).exists() or _seconds(place, folder) >= WORTH_S
+        if _kept(folder) and was.get("atlas") and is_long:
             raise InputError(
                 f"a job of {out} was interrupted, its work ({_kept(folder)}) is in {place}: {_WAYS}"
             )

@@ -140,8 +140,22 @@ def test_what_took_less_than_a_minute_is_not_kept(counts: Path, whole: Run, out:
     with pytest.raises(Stopped):
         integrate(counts, out=out, progress=stop_in("epoch 3"), **OPTIONS)
     assert list(out.parent.iterdir()) == []
-    begun(counts, out, "epoch 3")
+    # One that was killed so soon had no time to remove what it did.
+    (begun(counts, out, "epoch 3") / "keep-always").unlink()
     assert_same(integrate(counts, out=out, **OPTIONS), whole)
+
+
+def test_what_was_promised_to_be_kept_is_not_discarded_in_silence(
+    counts: Path, whole: Run, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = begun(counts, out, "epoch 3")
+    assert "its work (some training) is kept: --resume goes on from there" in caplog.text
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"interrupted, .* --resume goes on .* --restart disc"):
+            integrate(counts, out=out, **OPTIONS)
+    assert place.is_dir()
+    integrate(counts, out=out, restart=True, **OPTIONS | {"n_epochs": 1})
+    assert not place.exists()
 
 
 def test_longer_work_is_kept_and_named(
