@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -66,7 +67,7 @@ def open_atlas(
     Raises
     ------
     InputError
-        A source cannot be read, or the sources do not go together.
+        A source cannot be read or is given twice, or the sources do not go together.
 
     Notes
     -----
@@ -79,6 +80,7 @@ def open_atlas(
     targets = list(target) if isinstance(target, list | tuple) else [target]
     if not targets:
         raise InputError("no sources were given: at least one is needed")
+    _check_distinct(targets)
     choice = Choice(layer=layer, raw=raw, scratch=None if scratch is None else Path(scratch))
     sources = _open_all(targets, choice)
     try:
@@ -87,6 +89,31 @@ def open_atlas(
     except BaseException:
         _close_all(sources)
         raise
+
+
+def _check_distinct(targets: Sequence[Any]) -> None:
+    """Refuse a file that is given twice, perhaps under two names: its cells would count double."""
+    seen: dict[object, str] = {}
+    for target in targets:
+        if not isinstance(target, str | os.PathLike):
+            continue
+        name = os.fspath(target)
+        place = _place(name)
+        if place in seen:
+            known = "" if seen[place] == name else f" (as {seen[place]} too)"
+            raise InputError(
+                f"the source {name} is given twice{known}: its cells would count double; give it "
+                "once"
+            )
+        seen[place] = name
+
+
+def _place(name: str) -> object:
+    """What tells a source from others: its number on the disk where it has one."""
+    with suppress(OSError):
+        found = Path(name).expanduser().stat()
+        return found.st_dev, found.st_ino
+    return name.rstrip("/")
 
 
 def _open_all(targets: Sequence[Any], choice: Choice) -> list[Source]:

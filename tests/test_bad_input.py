@@ -55,6 +55,18 @@ def test_a_missing_file(command: str, tmp_path: Path) -> None:
     assert "check the name" in line
 
 
+def test_a_file_given_twice(command: str, good: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.h5ad"
+    link.hardlink_to(good)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for again, said in (
+        (good, f"the source {good} is given twice: its"),
+        (link, f"the source {link} is given twice (as {good} too): its cells would count double"),
+        (tmp_path / "folder" / "good.h5ad", f"is given twice (as {good} too)"),
+    ):
+        assert said in refused(tmp_path, command, good, again, "--out", tmp_path / "out.zarr")
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that takes no files")
 def test_a_folder_that_takes_no_files(command: str, good: Path, tmp_path: Path) -> None:
     line = refused(tmp_path, command, good, "--out", "/proc/out.zarr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_tells_what_was_opened_and_how(counts: Path, tmp_path: Path) -> None:
+    again = shutil.copy(counts, tmp_path)
     run = tigon.integrate(
-        [counts, str(counts)],
+        [counts, again],
         out=tmp_path / "run.zarr",
         layer="raw",
         join="outer",
@@ -39,7 +41,7 @@ def test_a_run_tells_what_was_opened_and_how(counts: Path, tmp_path: Path) -> No
         **QUICK,
     )
     assert run.config["opening"] == {
-        "sources": [str(counts)] * 2,
+        "sources": [str(counts), str(again)],
         "join": "outer",
         "layer": "raw",
         "raw": False,
