@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
     from tigon.storage import Atlas
     from tigon.storage.views.columns import Columns
 
+log = logging.getLogger("tigon")
+
 MERGED_NAME = "merged small datasets"
 
 MAX_KEY_BYTES = 240
 """File systems take names of up to 255 bytes."""
+
+_MOST_BATCHES, _LEAST_CELLS, _MOST_TOLD = 1000, 20, 8
+"""A column may tell datasets apart that has no more values, and so many cells of each on average;
+so many are named."""
 
 _STRETCH_CELLS = 1 << 16
 """Cells whose pairs of numbers are held at once."""
@@ -99,6 +106,29 @@ def datasets_of(
     for dataset, source in distinct_pairs(everyone, atlas.source_codes):
         measured[dataset] &= atlas.measured[source]
     return Datasets(tuple(names), everyone, measured)
+
+
+def tell_of_one_source(atlas: Atlas, batch_key: object, label_key: str | None) -> None:
+    """Give notice where all cells become one dataset, and of columns that may tell several apart.
+
+    Notes
+    -----
+    Columns of categories alone are looked at, which are not read for that.
+    """
+    if batch_key or len(atlas.source_names) > 1:
+        return
+    most = min(_MOST_BATCHES, atlas.n_cells // _LEAST_CELLS)
+    n_values = {name: atlas.obs_columns.n_categories(name) or 0 for name in atlas.obs_columns}
+    found = [
+        f"{name} ({n} values)"
+        for name, n in n_values.items()
+        if 1 < n <= most and name != label_key
+    ]
+    log.warning(
+        "all cells are fitted as one dataset, as they come from one source: where there are "
+        "several, name the column of obs that tells them apart with --batch-key%s",
+        f"; columns with few values are {', '.join(found[:_MOST_TOLD])}" if found else "",
+    )
 
 
 def distinct_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tigon.scaling.arranging import align_cells, embed_cells
 from tigon.scaling.budget import Plan, bytes_to_spare, plan_run
 from tigon.scaling.config import IntegrateConfig
-from tigon.scaling.datasets import resolve_small
+from tigon.scaling.datasets import resolve_small, tell_of_one_source
 from tigon.scaling.engine import Cluster, ThreadEngine
 from tigon.scaling.factors.dropping import without_factors
 from tigon.scaling.identity import identity_of
@@ -122,6 +122,7 @@ def integrate_atlas(
             cluster, plan, config.n_threads, atlas, job.folder, cache, progress=progress
         ) as engine,
     ):
+        tell_of_one_source(atlas, config.prepare.batch_key, config.label_key)
         contents = _Stages(atlas, config, plan, job, packs, engine, journal, progress).run()
         with journal.stage("writing"):
             finished = replace(

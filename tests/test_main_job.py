@@ -13,6 +13,7 @@ from builders import write_h5ad
 import tigon
 from tigon.main_job import report_path
 from tigon.scaling.config import IntegrateConfig
+from tigon.scaling.datasets import tell_of_one_source
 from tigon.scaling.recording import processor, versions
 
 QUICK: dict[str, Any] = dict(n_components=3, n_epochs=2, n_threads=1, umap=False, report=False)
@@ -64,6 +65,7 @@ def test_of_an_open_atlas_the_place_is_told(counts: Path, tmp_path: Path) -> Non
             tigon.plan(atlas, layer="raw")
     assert run.config["opening"]["sources"] == [str(counts)]
     assert run.config["opening"]["join"] is None
+    assert run.notices[0].startswith("all cells are fitted as one dataset, as they come from one")
 
 
 @pytest.mark.parametrize("name", ["n_factors", "cell_filter", "sources"])
@@ -123,6 +125,22 @@ def test_a_plan_of_what_may_be_replaced(counts: Path, tmp_path: Path) -> None:
     out.mkdir()
     assert tigon.plan(counts, out=out, overwrite=True, **QUICK).peak_bytes > 0
     assert tigon.plan(counts, **QUICK).peak_bytes > 0
+
+
+def test_columns_that_may_tell_datasets_apart_are_named(
+    counts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tigon.open(counts) as atlas, tigon.write_atlas(atlas, tmp_path / "a.zarr") as stored:
+        for each in (atlas, stored):
+            caplog.clear()
+            tell_of_one_source(each, "batch", None)
+            assert not caplog.messages
+            tell_of_one_source(each, None, "kind")
+            assert caplog.messages[0].endswith("; columns with few values are batch (2 values)")
+    with tigon.open([counts, shutil.copy(counts, tmp_path)]) as both:
+        caplog.clear()
+        tell_of_one_source(both, None, None)
+        assert not caplog.messages
 
 
 def test_progress_in_python_is_that_of_the_command_line(

@@ -52,6 +52,10 @@ class Columns:
         """A column without the names of the rows, which may take far more memory than it."""
         return self._table.values(self._stored(name))
 
+    def n_categories(self, name: str) -> int | None:
+        """How many categories a column has, without reading it; None for one without any."""
+        return self._table.n_categories(self._stored(name))
+
     def index_pieces(self) -> Iterator[pd.Index[Any]]:
         """Names of the rows, a stretch after the other, where they are not in memory anyway."""
         yield from self._table.index_pieces()
@@ -118,6 +122,10 @@ class ColumnSource(Protocol):
         """A column, as an array that pandas takes."""
         ...
 
+    def n_categories(self, name: str) -> int | None:
+        """Categories of a column; None where it has none."""
+        ...
+
     def held_bytes(self) -> int:
         """Bytes in memory for good."""
         ...
@@ -149,6 +157,11 @@ class FrameColumns:
     def values(self, name: str) -> Any:
         """A column."""
         return self._load()[name].array
+
+    def n_categories(self, name: str) -> int | None:
+        """Categories of a column; None where it has none."""
+        kind = self._load().dtypes.iloc[self.names().index(name)]
+        return len(kind.categories) if isinstance(kind, pd.CategoricalDtype) else None
 
     def held_bytes(self) -> int:
         """All of the table."""
@@ -199,6 +212,14 @@ class StoredColumns:
         """A column."""
         with self._telling(name):
             return _read(self._group[name])
+
+    def n_categories(self, name: str) -> int | None:
+        """Categories of a column; None where it has none."""
+        with self._telling(name):
+            node = self._group[name]
+            if node.attrs.get("encoding-type") != "categorical":
+                return None
+            return int(node["categories"].shape[0])
 
     def held_bytes(self) -> int:
         """Nothing."""
