@@ -5,8 +5,6 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
 from tigon.storage.errors import InputError
 
 
@@ -50,5 +48,8 @@ def check_switch(name: str, value: Any) -> None:
     InputError
         It is neither.
     """
+    # Imported here, as the command line has no use for it while it shows its help.
+    import numpy as np
+
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} is {value!r}: it is True or False; set one without quotes")

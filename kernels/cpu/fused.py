@@ -1,4 +1,4 @@
-"""All that is done with a tile of cells, in one call: loadings, and sums over them (Numba).
+"""All that is done with a tile of cells, in two calls: loadings, and sums over them (Numba).
 
 Between the calls of kernels the GIL would be taken, and threads would wait for each other.
 """
@@ -136,37 +136,3 @@ def sum_tile(rows, indptr, genes, counts, weights, scale, R, H, k, shape):  # ty
         for j in range(i + 1):
             A[i, j] = A[j, i] = moments[i * width + j]
     return A, B, squared, explained(R, H)
-
-
-@njit(cache=True, nogil=True)
-def step_tile(cells, gene_scale, gram, wide_shape, system, H, places, sizes):  # type: ignore[no-untyped-def]
-    """:func:`solve_tile`, then :func:`sum_tile`, and the tile's share of F.
-
-    Parameters
-    ----------
-    cells
-        The five arrays of :class:`tigon.kernels.tile.CellTile`.
-    gene_scale, gram
-        Gene scale, shape (m,), and G, shape (k, k), float64.
-    wide_shape
-        A panel of the factors in float64.
-    system
-        What :func:`solve_tile` takes after the cells and before ``H``.
-    H, places, sizes
-        As for :func:`solve_tile`.
-
-    Returns
-    -------
-    found
-        What :func:`solve_tile` returns.
-    A, B, squared, loss
-        What :func:`sum_tile` returns, and F by traces: |X|^2 - 2 tr(H R^T) + tr(G A).
-    """
-    found = solve_tile(*cells, *system, H, places, sizes)
-    k = len(gram)
-    A, B, squared, fitted = sum_tile(*cells, gene_scale, found[0], found[1], k, wide_shape)
-    loss = squared - 2.0 * fitted
-    for i in range(k):
-        for j in range(k):
-            loss += gram[i, j] * A[i, j]
-    return found, A, B, squared, loss

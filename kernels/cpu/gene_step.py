@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tigon.kernels.cpu.folding import fold
 from tigon.kernels.cpu.genes import add_product, hals, update_specific
-from tigon.kernels.cpu.sweep import lay_out_each
+from tigon.kernels.cpu.sweep import BLOCK, lay_out_each
 
 Float64 = NDArray[np.float64]
 
@@ -66,15 +66,18 @@ def take_in_grams(A, A_previous, S, in_pattern, datasets, deltas, fades, remaini
         A of each with the previous sums, and S, as arrays of the same.
     """
     k = A.shape[1]
+    # Loops, as whole arrays in expressions take seconds to compile.
     changes, own = np.empty((len(datasets), k, k)), np.empty((len(datasets), k, k))
     for c in range(len(datasets)):
-        i = datasets[c]
-        A[i] += carray(_float64_at(deltas[c]), (k, k))
-        changes[c] = carray(_float64_at(deltas[c]), (k, k)) + fades[c] * A_previous[i]
-        own[c] = A[i] + remaining[c] * A_previous[i]
-        for p in range(len(S)):
-            if in_pattern[p, i]:
-                S[p] += changes[c]
+        i, delta = datasets[c], carray(_float64_at(deltas[c]), (k, k))
+        for a in range(k):
+            for b in range(k):
+                A[i, a, b] += delta[a, b]
+                changes[c, a, b] = delta[a, b] + fades[c] * A_previous[i, a, b]
+                own[c, a, b] = A[i, a, b] + remaining[c] * A_previous[i, a, b]
+                for p in range(len(S)):
+                    if in_pattern[p, i]:
+                        S[p, a, b] += changes[c, a, b]
     return lay_out_each(changes)[0], lay_out_each(own), lay_out_each(S)
 
 
@@ -124,13 +127,24 @@ def update_shared(W, T, grams, patterns, start, stop):  # type: ignore[no-untype
     if len(step) == 1:
         hals(W, T, blocks[0], step[0], reach[0], 1, start, stop)
         return
+    k, room = len(W), stop - start
+    factor, target = np.empty((k, room), W.dtype), np.empty((k, room))
+    chosen = np.empty(room, np.int64)
     for p in range(len(step)):
-        chosen = start + np.flatnonzero(patterns[start:stop] == p)
-        if len(chosen) and step[p].any():
-            factor, target = W[:, chosen], T[:, chosen]
-            hals(factor, target, blocks[p], step[p], reach[p], 1, 0, len(chosen))
-            for g in range(len(chosen)):
-                W[:, chosen[g]] = factor[:, g]
+        n, informed = 0, False
+        for g in range(start, stop):
+            if patterns[g] == p:
+                chosen[n] = g
+                n += 1
+        for j in range(k):
+            informed = informed or step[p, j] != 0
+            for i in range(n):
+                factor[j, i], target[j, i] = W[j, chosen[i]], T[j, chosen[i]]
+        if informed:
+            hals(factor, target, blocks[p], step[p], reach[p], 1, 0, n)
+            for j in range(k):
+                for i in range(n):
+                    W[j, chosen[i]] = factor[j, i]
 
 
 @njit(cache=True, nogil=True)
@@ -159,17 +173,28 @@ def update_own(arrays, own, start, stop):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def sweep_range(arrays, shared, own, n_sweeps, start, stop):  # type: ignore[no-untyped-def]
-    """:func:`update_shared` and :func:`update_own` in turn, ``n_sweeps`` times."""
+def step_range(arrays, news, shared, own, n_sweeps, start, stop):  # type: ignore[no-untyped-def]
+    """:func:`take_in`, then :func:`update_shared` and :func:`update_own` in turn.
+
+    Parameters
+    ----------
+    arrays, news, own, start, stop
+        As for these; ``news`` may be of no dataset.
+    shared
+        S of each pattern and the patterns of the genes, as for :func:`update_shared`.
+    n_sweeps
+        How often W and V are updated.
+    """
     W, _, _, _, T = arrays
     grams, patterns = shared
+    take_in(arrays, news, start, stop)
     for _ in range(n_sweeps):
         update_shared(W, T, grams, patterns, start, stop)
         update_own(arrays, own, start, stop)
 
 
-@njit(cache=True, nogil=True)
-def step_range(arrays, news, shared, own, n_sweeps, start, stop):  # type: ignore[no-untyped-def]
-    """:func:`take_in`, then :func:`sweep_range`."""
-    take_in(arrays, news, start, stop)
-    sweep_range(arrays, shared, own, n_sweeps, start, stop)
+def no_news(k: int) -> tuple[NDArray[Any], ...]:
+    """For steps that take nothing in."""
+    k4 = -(-k // BLOCK) * BLOCK
+    nothing = np.zeros(0, np.int64)
+    return nothing, nothing, np.zeros(0), np.zeros((0, k4 * k4), np.float32)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.cpu.descent import fast_limit
-from tigon.kernels.cpu.fused import solve_tile, step_tile
+from tigon.kernels.cpu.fused import solve_tile, sum_tile
 from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.kernels.cpu.panels import panels_of
 from tigon.kernels.cpu.residual import replace_bounds
@@ -39,8 +37,7 @@ def loadings(
         Cells that did not reach the tolerance.
     """
     H, places, sizes = _begin(tile, metagenes, start)
-    found = solve_tile(*tile.arrays, *_system(metagenes, tol), H, places, sizes)
-    return H, _count_unfinished(metagenes, tol, *found)
+    return H, _solve(tile, metagenes, tol, H, places, sizes)[1]
 
 
 def minibatch_step(
@@ -98,49 +95,40 @@ def minibatch_step_in_place(
     """
     if not H.flags.c_contiguous:
         raise ValueError(f"H, of shape {H.shape}, is not contiguous: pass a contiguous array")
-    wide_shape = panels_of(len(metagenes.gram), np.float64)[1]
-    found, A, B, squared, loss = step_tile(
-        tile.arrays,
-        metagenes.scale,
-        metagenes.gram,
-        wide_shape,
-        _system(metagenes, tol),
-        H,
-        places,
-        sizes,
-    )
-    B = np.ascontiguousarray(B.reshape(len(metagenes.scale), -1)[:, : len(A)])
-    n_unfinished = _count_unfinished(metagenes, tol, *found)
+    found, n_unfinished = _solve(tile, metagenes, tol, H, places, sizes)
+    k, shape = len(metagenes.gram), panels_of(len(metagenes.gram), np.float64)[1]
+    A, B, squared, explained = sum_tile(*tile.arrays, metagenes.scale, *found, k, shape)
+    # F of the tile by traces: |X|^2 - 2 tr(H R^T) + tr(G A).
+    loss = squared - 2.0 * explained + float((metagenes.gram * A).sum())
+    B = np.ascontiguousarray(B.reshape(len(metagenes.scale), -1)[:, :k])
     return TileStatistics(A, B, squared, loss, len(tile.rows), n_unfinished)
 
 
 def _begin(
     tile: CellTile, metagenes: MetageneTable, start: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-    """Where cells start that have rows of their own, as the kernels take it."""
+    """Where cells start that have rows of their own, as :func:`_solve` takes it."""
     n, k = len(tile.rows), len(metagenes.gram)
     H = np.zeros((n, k), np.float32) if start is None else np.array(start, np.float32, order="C")
     return H, np.arange(n), np.ones(k, np.float32)
 
 
-def _system(metagenes: MetageneTable, tol: float) -> tuple[Any, ...]:
-    """What the cells are solved against, as the kernels take it."""
-    table, shape = metagenes.table, panels_of(len(metagenes.gram), np.float32)[1]
-    solver, limits = metagenes.solver.arrays, (fast_limit(tol), MAX_SWEEPS)
-    return table.ravel(), table.shape[1], shape, *solver, *limits
-
-
-def _count_unfinished(
+def _solve(
+    tile: CellTile,
     metagenes: MetageneTable,
     tol: float,
-    R: NDArray[np.float32],
     H: NDArray[np.float32],
-    residual: NDArray[np.float64],
-) -> int:
-    """Cells that did not reach the tolerance; R and H are padded rows, flat."""
-    if (residual <= tol).all():
-        return 0
+    places: NDArray[np.int64],
+    sizes: NDArray[np.float32],
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], int]:
+    """Products and loadings as padded rows, and cells that did not reach the tolerance."""
     width, k = metagenes.table.shape[1], len(metagenes.gram)
-    unpadded = (a.reshape(-1, width)[:, :k] for a in (R, H))
+    shape = panels_of(k, np.float32)[1]
+    table, solver = metagenes.table.ravel(), metagenes.solver.arrays
+    limits = fast_limit(tol), MAX_SWEEPS
+    R, solved, residual = solve_tile(
+        *tile.arrays, table, width, shape, *solver, *limits, H, places, sizes
+    )
+    unpadded = (a.reshape(-1, width)[:, :k] for a in (R, solved))
     replace_bounds(residual, tol, metagenes.gram, *unpadded)
-    return int(np.count_nonzero(~(residual <= tol)))
+    return (R, solved), int(np.count_nonzero(~(residual <= tol)))

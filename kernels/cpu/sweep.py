@@ -94,12 +94,21 @@ class SolverGram:
 @njit(cache=True, nogil=True)
 def lay_out_each(G):  # type: ignore[no-untyped-def]
     """The arrays of :class:`SolverGrams` for matrices, shape (n, k, k)."""
-    n, k4 = len(G), -(-G.shape[1] // BLOCK) * BLOCK
+    n, k = len(G), G.shape[1]
+    k4 = -(-k // BLOCK) * BLOCK
     blocks = np.empty((n, k4 * k4), np.float32)
-    step, reach = np.empty((n, k4), np.float32), np.empty((n, k4), np.float32)
-    for i in range(n):
-        blocks[i], step[i], reach[i] = lay_out(G[i].astype(np.float32))
-    return blocks, step, reach
+    steps, reaches = np.empty((n, k4), np.float32), np.empty((n, k4), np.float32)
+    narrow = np.empty((k, k), np.float32)
+    for c in range(n):
+        for i in range(k):
+            for j in range(k):
+                narrow[i, j] = np.float32(G[c, i, j])
+        laid, step, reach = lay_out(narrow)
+        for i in range(k4 * k4):
+            blocks[c, i] = laid[i]
+        for i in range(k4):
+            steps[c, i], reaches[c, i] = step[i], reach[i]
+    return blocks, steps, reaches
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.gene_step import sweep_range
+from tigon.kernels.cpu.gene_step import no_news, step_range
 from tigon.kernels.cpu.genes import add_product
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.scaling.inmf.rescaling import rebuild, sum_patterns
@@ -60,11 +60,11 @@ def improve(state: State, problem: Problem, engine: ThreadEngine) -> State:
 
 def sweep_all(state: State, problem: Problem, n_sweeps: int, engine: ThreadEngine) -> None:
     """Sweep over all metagenes with the statistics as they are, in place."""
-    arrays, shared = arrays_of(state), shared_of(state)
+    arrays, news, shared = arrays_of(state), no_news(len(state.W)), shared_of(state)
     own = own_of(state, problem, np.arange(problem.n_datasets), remaining_of(state, problem))
 
     def sweep(genes: slice) -> None:
-        sweep_range(arrays, shared, own, n_sweeps, genes.start, genes.stop)
+        step_range(arrays, news, shared, own, n_sweeps, genes.start, genes.stop)
 
     list(engine.share(sweep, gene_ranges(problem)))
 

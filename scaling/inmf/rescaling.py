@@ -107,7 +107,7 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
             T += state.B[i][:, genes]
             T += remaining[i] * state.B_previous[i][:, genes]
             add_product(state.T, gram.blocks, state.V[i], -1.0, genes.start, genes.stop)
-        for _ in range(n_sweeps):
+        for _ in range(n_sweeps if at_rest else 0):
             update_own(arrays, own, genes.start, genes.stop)
 
     list(engine.share(sum_up, gene_ranges(problem)))
