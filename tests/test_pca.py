@@ -17,7 +17,7 @@ import tigon
 from tigon.scaling.pca import sampling
 from tigon.scaling.pca.certificate import MISSED, PROBES, completeness_of
 from tigon.scaling.pca.decomposing import not_converged
-from tigon.scaling.pca.krylov import block_krylov
+from tigon.scaling.pca.krylov import block_krylov, to_come
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -141,6 +141,23 @@ def test_residuals_of_gram_know_of_rounding(offset: float) -> None:
     nearest = np.abs(model.singular_values_[:, None] - s[None]).min(axis=1)
     assert (nearest <= model.residuals_ * model.singular_values_[0]).all()
     assert model.converged_ == (offset < 1e5)
+
+
+def test_what_is_to_come_is_told_by_the_last_passes() -> None:
+    assert to_come([0.0, 50.0, 90.0, 98.0]) == pytest.approx(8 * 0.2 / 0.8 / 98)
+    assert to_come([0.0, 50.0, 50.0]) == 0.0
+    assert to_come([0.0, 50.0]) == np.inf, "one pass tells nothing"
+    assert to_come([0.0, 50.0, 60.0, 75.0]) == np.inf, "each brings more than the last"
+
+
+def test_iterations_go_on_until_the_variance_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residuals are small long before it has, where nothing is apart."""
+    monkeypatch.setattr(sampling, "SAMPLE_CELLS", 40)
+    X = np.random.default_rng(0).standard_normal((300, 600))
+    _, s, _ = exact(X, 30)
+    model = tigon.PCA(30, solver="krylov", tol=0.5).fit(X)
+    assert model.converged_
+    assert 1 - (model.singular_values_**2).sum() / (s[:30] ** 2).sum() < 2e-3
 
 
 def test_krylov_at_the_default_tolerance_explains_what_there_is() -> None:
