@@ -70,10 +70,8 @@ def apply_step(
     found = [deltas.pop(dataset).in_place() for dataset in datasets]
     news, shared, own = _take_in(state, problem, datasets, found)
     arrays = arrays_of(state)
-    begun = [
-        tabulation_of(problem, state.W, state.V, dataset)
-        for dataset in (datasets if tabulate else ())
-    ]
+    wanted = datasets if tabulate else []
+    begun = [tabulation_of(problem, state.W, state.V, dataset) for dataset in wanted]
 
     def update(genes: slice) -> list[NDArray[np.float64]]:
         step_range(arrays, news, shared, own, n_sweeps, genes.start, genes.stop)
@@ -81,7 +79,7 @@ def apply_step(
 
     parts = list(engine.share(update, gene_ranges(problem)))
     tables = [each.finish([part[i] for part in parts]) for i, each in enumerate(begun)]
-    return dict(zip(datasets, tables, strict=False))
+    return dict(zip(wanted, tables, strict=True))
 
 
 def gene_ranges(problem: Problem) -> list[slice]:
