@@ -34,7 +34,8 @@ HOMES = {
     "h5py": ["tigon.storage"],
     "jinja2": ["tigon"],
     "matplotlib": ["tigon"],
-    "numba": ["tigon.kernels"],
+    # Rows are copied by a dozen lines of it, without the interpreter's lock.
+    "numba": ["tigon.kernels", "tigon.storage.slices"],
     "obstore": ["tigon.storage"],
     "openTSNE": ["tigon.scaling.embedding.tsne"],
     "rich": ["tigon"],

@@ -17,7 +17,7 @@ from tigon.storage.minibatches.memory import footprint
 from tigon.storage.minibatches.plan import Plan
 from tigon.storage.minibatches.portable import PortableMiniBatches
 from tigon.storage.minibatches.strata import choose_strata
-from tigon.storage.minibatches.stream import PIECE_CELLS, Reader
+from tigon.storage.minibatches.stream import PIECE_CELLS, Memory, Reader
 from tigon.storage.space import check_limit
 from tigon.storage.views.reopening import reference
 
@@ -82,7 +82,8 @@ class MiniBatches:
     Notes
     -----
     An epoch is one pass over the atlas, in which a chunk is decoded once for every
-    window that has cells of it.
+    window that has cells of it. The memory of an epoch is kept for the next one, until
+    the object and the mini-batches are gone.
 
     Iterating over the object gives the epochs 0, 1, 2, ... in turn, and keeps count
     of its place for ``state_dict``: after an iteration that was left early the next
@@ -126,6 +127,8 @@ class MiniBatches:
         self._reader = Reader(atlas, None if genes is None else choose_genes(atlas, genes))
         needed = footprint(atlas, batch_size, window_cells, PIECE_CELLS)
         self._pieces_ahead = needed.pieces_ahead(memory_limit)
+        # New memory is set to zero before it is given: a seventh of an epoch's work.
+        self._memory = Memory()
         self._epoch = self._step = 0
 
     @property
@@ -172,7 +175,7 @@ class MiniBatches:
 
     def _stream(self, epoch: int, start: int, part: tuple[int, int]) -> Generator[MiniBatch]:
         windows = self.plan.windows(epoch, start, part)
-        with closing(self._reader.stream(windows, self._pieces_ahead)) as found:
+        with closing(self._reader.stream(windows, self._pieces_ahead, self._memory)) as found:
             for batch in found:
                 yield batch if self._cuda is None else upload(batch, self._cuda)
 

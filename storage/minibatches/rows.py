@@ -1,10 +1,4 @@
-"""Rows of counts taken from several pieces in any order, at the speed of copying.
-
-A row is two slices, and slices of memoryviews are copied with the least to be done
-around it: on the machine measured 1.3 ns an entry of 4 bytes, memory that is new
-included. Joining the slices takes 1.7, as what it allocates comes in small pages, and
-indexing entry by entry 10.
-"""
+"""Rows of counts taken from several pieces in any order."""
 
 from __future__ import annotations
 
@@ -15,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.recycling import Empty
+from tigon.storage.slices import copy_slices
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 
@@ -63,12 +58,9 @@ class Rows:
         np.cumsum(last - first, out=indptr[1:])
         indices = empty(int(indptr[-1]), self.pieces[0].indices.dtype)
         values = empty(int(indptr[-1]), self.pieces[0].values.dtype)
-        to_indices, to_values = indices.data, values.data
-        of_indices = [np.ascontiguousarray(each.indices).data for each in self.pieces]
-        of_values = [np.ascontiguousarray(each.values).data for each in self.pieces]
-        # Lists of numbers, not of slices: those Python would look through for cycles.
-        places = (piece, first, last, indptr[:-1], indptr[1:])
-        for k, a, b, start, stop in zip(*(place.tolist() for place in places), strict=True):
-            to_indices[start:stop] = of_indices[k][a:b]
-            to_values[start:stop] = of_values[k][a:b]
+        for k, source in enumerate(self.pieces):
+            (of_it,) = np.nonzero(piece == k)
+            cuts, places = (first[of_it], last[of_it]), indptr[of_it]
+            copy_slices(np.ascontiguousarray(source.indices), *cuts, indices, places)
+            copy_slices(np.ascontiguousarray(source.values), *cuts, values, places)
         return SparseRows(indptr=indptr, indices=indices, values=values)

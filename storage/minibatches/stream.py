@@ -28,6 +28,15 @@ PIECE_CELLS = 4096
 """Cells of a window that are read at once."""
 
 
+class Memory:
+    """Of pieces and mini-batches that nobody has any more, for the next ones."""
+
+    def __init__(self) -> None:
+        self.pieces = Recycled()
+        # Whoever takes mini-batches may keep many, and then let go of all.
+        self.batches = Recycled(n_kept=2)
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """Turns windows into mini-batches.
@@ -54,7 +63,9 @@ class Reader:
         rows = Rows.of([rows for _, _, rows in pieces])
         return [self._batch(window, rows, number) for number in range(window.n_steps)]
 
-    def stream(self, windows: Iterable[Window], pieces_ahead: int) -> Generator[MiniBatch]:
+    def stream(
+        self, windows: Iterable[Window], pieces_ahead: int, memory: Memory
+    ) -> Generator[MiniBatch]:
         """The mini-batches of windows, in order, read ahead on threads.
 
         Parameters
@@ -63,15 +74,15 @@ class Reader:
             Taken one by one.
         pieces_ahead
             Pieces of the windows to come that are read while one is in use.
+        memory
+            What windows and mini-batches are read into.
 
         Notes
         -----
         Errors are raised in place of the mini-batches that they prevent. The threads
         end with the generator, however it ends.
         """
-        read = partial(self._piece, empty=Recycled().empty)
-        # Whoever takes mini-batches may keep many, and then let go of all.
-        empty = Recycled(n_kept=2).empty
+        read = partial(self._piece, empty=memory.pieces.empty)
         with (
             ThreadPoolExecutor(READERS, "tigon-minibatches-read") as readers,
             ThreadPoolExecutor(1, "tigon-minibatches-cut") as cutter,
@@ -81,13 +92,14 @@ class Reader:
             for window, is_last, rows in pieces:
                 gathered.append(rows)
                 if is_last:
-                    cut = partial(self._batch, window, Rows.of(gathered), empty=empty)
+                    rows_of_window, empty = Rows.of(gathered), memory.batches.empty
+                    cut = partial(self._batch, window, rows_of_window, empty=empty)
                     gathered = []
                     steps = range(window.n_steps)
                     with closing(ordered(cutter, cut, steps, BATCHES_AHEAD + 1)) as found:
                         yield from found
                     # The window is let go of before the next one is put together.
-                    del cut, found
+                    del cut, found, rows_of_window
                 del rows
 
     def _piece(

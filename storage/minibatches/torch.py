@@ -13,6 +13,7 @@ import numpy as np
 
 from tigon.storage.errors import InputError
 from tigon.storage.minibatches.portable import PortableMiniBatches
+from tigon.storage.minibatches.stream import Memory
 
 if TYPE_CHECKING:
     from tigon.storage.minibatches.batch import MiniBatch
@@ -136,7 +137,7 @@ class SharedMiniBatches:
             pickle.dumps(self._portable.atlas)
         part = (0, 1) if worker is None else (worker.id, worker.num_workers)
         windows = self._portable.plan.windows(epoch, 0, part)
-        return self._portable.reader().stream(windows, pieces_ahead=0)
+        return self._portable.reader().stream(windows, 0, Memory())
 
 
 @lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ class SummedFile:
         self._sum = self._n_summed = 0
         self._n_left = STRETCH_BYTES - start % STRETCH_BYTES
 
-    def writelines(self, pieces: Iterable[bytes]) -> None:
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Append several pieces."""
         for piece in pieces:
             self.write(piece)
