@@ -43,7 +43,7 @@ def narrowed(
     """
     if values.kind != "u" or not len(rows.indices):
         return None
-    columns = _Narrowing(rows.indices, indices, n_columns - 1)
+    columns = _Narrowing(rows.indices, indices, int(np.iinfo(indices).max))
     counts = _Narrowing(rows.values, values, int(np.iinfo(values).max))
     n_falls = 0
     for strip in _strips(len(rows.indices)):
@@ -51,7 +51,9 @@ def narrowed(
             return None
         n_falls += _falls(columns.narrow, strip)
     narrow = SparseRows(rows.indptr, columns.narrow, counts.narrow)
-    return narrow if n_falls == _falls_between_rows(narrow) else None
+    if n_falls != _falls_between_rows(narrow) or not _last_columns_below(n_columns, narrow):
+        return None
+    return narrow
 
 
 def is_sorted(rows: SparseRows) -> bool:
@@ -78,6 +80,12 @@ def _falls_between_rows(rows: SparseRows) -> int:
     # Empty rows repeat a start.
     first = starts[(starts < len(rows.indices)) & (np.diff(starts, prepend=0) > 0)]
     return int(np.count_nonzero(rows.indices[first] <= rows.indices[first - 1]))
+
+
+def _last_columns_below(n_columns: int, rows: SparseRows) -> bool:
+    """Whether columns, which ascend in every row, are in range."""
+    stops = rows.indptr[1:][np.diff(rows.indptr) > 0]
+    return bool((rows.indices[stops - 1] < n_columns).all())
 
 
 class _Narrowing:
