@@ -2,6 +2,11 @@
 
 To compile takes seconds where no cache is. Numba announces compilations, and only these:
 loading from the cache is silent.
+
+A kernel is compiled for every combination of types that it is called with, and within every
+kernel that calls it: a literal is a type of its own (hence ``np.int64(0)``), and so is each
+order of an array. Whole arrays in expressions and assignments take many times as long to
+compile as loops do; layers that have one caller are put into it (``inline="always"``).
 """
 
 from __future__ import annotations

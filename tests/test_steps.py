@@ -37,6 +37,14 @@ def draw_problem(seed: int, m: int, n_masked: int) -> Problem:
     return Problem(N_CELLS, measured, rng.uniform(1, 9, (3, m)) * measured, LAM)
 
 
+def test_masks_have_one_order_however_genes_were_picked() -> None:
+    """So that steps are compiled once."""
+    p = draw_problem(0, 20, 1)
+    picked = p.measured[:, np.array([3, 1, 4])]
+    assert not picked.flags.c_contiguous
+    assert replace(p, measured=picked).measured.flags.c_contiguous
+
+
 def draw_statistics(rng: np.random.Generator, p: Problem, d: int, k: int, n: int) -> TileStatistics:
     """Sums over n cells of a dataset that three quarters of the factors explain."""
     used = rng.random(k) < 0.75

@@ -122,7 +122,7 @@ def descend(  # type: ignore[no-untyped-def]
         busy[place // lanes] |= np.int64(1) << (place % lanes)
         _enter(R, place * r_stride, into_r, start, place * h_stride, into_h, k, lane, r, h)
     following = n_busy
-    _measure(r, 0, stride, tol, size, highest, limit, 0)
+    _measure(r, np.int64(0), stride, tol, size, highest, limit, np.int64(0))
     _measure(r, stride, 2 * stride, tol, size, highest, limit, lanes)
     began[n_busy:] = _NEVER
     n_sweeps, deadline = 0, most
@@ -164,4 +164,6 @@ def descend(  # type: ignore[no-untyped-def]
             if entered:
                 _measure(r, first, first + stride, tol, size, highest, limit, offset)
         if n_sweeps >= deadline:
-            deadline = began.min() + most
+            deadline = began[0] + most
+            for place in range(1, 2 * lanes):
+                deadline = min(deadline, began[place] + most)

@@ -160,7 +160,7 @@ def _read_cells(rows, indptr, genes, counts, row_scale, column_scale, log1p):  #
         n_entries += indptr[c + 1] - indptr[c]
     starts = np.zeros(len(rows) + 1, np.int64)
     found, values = np.empty(n_entries, np.uint32), np.empty(n_entries)
-    known, stop = np.empty(_COUNTS), 0
+    known, stop = np.empty(_COUNTS), np.int64(0)
     for i in range(len(rows)):
         before, scale = np.int64(-1), row_scale[i]
         for t in range(indptr[rows[i]], indptr[rows[i] + 1]):

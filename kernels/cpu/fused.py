@@ -63,7 +63,9 @@ def solve_tile(  # type: ignore[no-untyped-def]
     R, solved = aligned_zeros(n * width, np.float32), aligned_zeros(n * width, np.float32)
     sweeps, residual = np.empty(n, np.int32), np.empty(n)
     products(rows, indptr, genes, counts, weights, table, width, shape, R)
-    flat, inverse = H.ravel(), (1 / sizes).astype(np.float32)
+    flat, inverse = H.ravel(), np.empty(k, np.float32)
+    for j in range(k):
+        inverse[j] = 1 / sizes[j]
     for i in range(n):
         _scale_row(flat, places[i] * k, inverse, k, solved, i * width)
     descend(

@@ -81,7 +81,7 @@ def take_in_grams(A, A_previous, S, in_pattern, datasets, deltas, fades, remaini
     return lay_out_each(changes)[0], lay_out_each(own), lay_out_each(S)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def take_in(arrays, news, start, stop):  # type: ignore[no-untyped-def]
     """Replace what datasets contributed to B and T, for the genes of a range, in place.
 
@@ -107,7 +107,7 @@ def take_in(arrays, news, start, stop):  # type: ignore[no-untyped-def]
         add_product(T, changes[c], V[i], -1.0, start, stop)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def update_shared(W, T, grams, patterns, start, stop):  # type: ignore[no-untyped-def]
     """A sweep of HALS over W for the genes of a range, in place.
 
@@ -124,30 +124,34 @@ def update_shared(W, T, grams, patterns, start, stop):  # type: ignore[no-untype
         The range of genes.
     """
     blocks, step, reach = grams
-    if len(step) == 1:
-        hals(W, T, blocks[0], step[0], reach[0], 1, start, stop)
-        return
-    k, room = len(W), stop - start
-    factor, target = np.empty((k, room), W.dtype), np.empty((k, room))
-    chosen = np.empty(room, np.int64)
+    k, several = len(W), len(step) > 1
+    factor, target, first, last = W, T, start, stop
+    chosen = np.empty(stop - start, np.int64)
+    if several:
+        factor, target = np.empty((k, len(chosen)), W.dtype), np.empty((k, len(chosen)))
     for p in range(len(step)):
-        n, informed = 0, False
-        for g in range(start, stop):
-            if patterns[g] == p:
-                chosen[n] = g
-                n += 1
-        for j in range(k):
-            informed = informed or step[p, j] != 0
-            for i in range(n):
-                factor[j, i], target[j, i] = W[j, chosen[i]], T[j, chosen[i]]
-        if informed:
-            hals(factor, target, blocks[p], step[p], reach[p], 1, 0, n)
+        if several:
+            informed = False
             for j in range(k):
-                for i in range(n):
+                informed = informed or step[p, j] != 0
+            if not informed:
+                continue
+            first, last = np.int64(0), np.int64(0)
+            for g in range(start, stop):
+                if patterns[g] == p:
+                    chosen[last] = g
+                    last += 1
+            for j in range(k):
+                for i in range(last):
+                    factor[j, i], target[j, i] = W[j, chosen[i]], T[j, chosen[i]]
+        hals(factor, target, blocks[p], step[p], reach[p], np.int64(1), first, last)
+        if several:
+            for j in range(k):
+                for i in range(last):
                     W[j, chosen[i]] = factor[j, i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def update_own(arrays, own, start, stop):  # type: ignore[no-untyped-def]
     """A sweep of HALS over V of some datasets for the genes of a range, and T, in place.
 

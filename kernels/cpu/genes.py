@@ -114,11 +114,12 @@ def hals(factor, target, blocks, step, reach, n_sweeps, start, stop):  # type: i
     change = aligned_zeros(GENES, np.float32)
     k, m = factor.shape
     F, T = factor.ravel(), target.ravel()
+    origin = np.int64(0)  # for a literal, the kernels within would be compiled once more
     for first in range(start, stop, GENES):
         _read_target(T, k, stop, m, first, r)
         _read_factor(F, k, stop, m, first, h)
         for _ in range(n_sweeps):
-            sweep(blocks, step, reach, r, h, 0, change, 0)
+            sweep(blocks, step, reach, r, h, origin, change, origin)
         _write_factor(h, k, stop, m, first, F)
 
 
@@ -227,13 +228,15 @@ def update_specific(  # type: ignore[no-untyped-def]
     change = aligned_zeros(GENES, np.float32)
     v, w, t = V.ravel(), W.ravel(), T.ravel()
     b, before, share = B.ravel(), B_previous.ravel(), 1.0 / (1.0 + lam)
+    origin = np.int64(0)
     for first in range(start, stop, GENES):
         _read_factor(w, k, stop, m, first, x)
         _multiply_group(blocks, x, k, k4, found)
         _specific_target(b, before, remaining, found, share, k, stop, m, first, r)
         _read_factor(v, k, stop, m, first, h)
-        x[:] = h
-        sweep(blocks, step, reach, r, h, 0, change, 0)
+        for i in range(len(x)):  # the whole array at once takes seconds to compile
+            x[i] = h[i]
+        sweep(blocks, step, reach, r, h, origin, change, origin)
         for g in range(min(GENES, stop - first)):
             if not measured[first + g]:
                 for j in range(k):

@@ -37,7 +37,7 @@ def sum_metagenes(W, V, lam, measured, scale, table, width, start, stop, G):  # 
     """
     L = np.empty((len(W), stop - start), np.float32)
     tabulate(W, V, measured, scale, L, table, width, start, stop)
-    add_gram(G, L, 1.0, 0, stop - start)
+    add_gram(G, L, 1.0, np.int64(0), stop - start)
     if lam:
         add_gram(G, V, lam, start, stop)
 
@@ -54,7 +54,11 @@ def sum_halves(parts):  # type: ignore[no-untyped-def]
     for i in range(k):
         for j in range(i):
             G[j, i] = G[i, j]
-    return G, lay_out(G.astype(np.float32))
+    narrow = np.empty((k, k), np.float32)
+    for i in range(k):
+        for j in range(k):
+            narrow[i, j] = G[i, j]
+    return G, lay_out(narrow)
 
 
 @njit(cache=True, nogil=True)

@@ -35,7 +35,7 @@ def add_second_moments(H, n, width, k, sums):  # type: ignore[no-untyped-def]
     for first in range(0, n, _CELLS):
         last = min(first + _CELLS, n)
         for i in range(0, k, BLOCK):
-            o = 0
+            o = np.int64(0)
             while o + 2 * lanes <= min(width, i + BLOCK + lanes):
                 _add_block(H, first, last, width, i, o, sums, (0, 0))
                 o += 2 * lanes

@@ -64,6 +64,10 @@ class Problem:
     lam: float | NDArray[np.float64]
     shared: NDArray[np.bool_] | None = None
 
+    def __post_init__(self) -> None:
+        # Columns that were picked lie the other way, for which kernels would be compiled anew.
+        object.__setattr__(self, "measured", np.ascontiguousarray(self.measured))
+
     @property
     def lam_by_dataset(self) -> NDArray[np.float64]:
         """Lambda of each dataset, float64, shape (d,)."""
