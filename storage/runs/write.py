@@ -65,7 +65,8 @@ def write_run(path: str | Path, contents: RunContents, *, overwrite: bool = Fals
         _write_tables(root, contents)
         root.create_group("varm", attributes=DICT)
         _write_obsm(root, contents.obsm)
-        _write_uns(root, contents)
+        root.create_group("uns", attributes=DICT)
+        _write_uns(Path(aside, "uns"), contents)
         write_statistics(root, contents)
         contents.model.write(root)
         root.attrs.update(ANNDATA)
@@ -158,10 +159,7 @@ def _stream_rows(group: zarr.Group, name: str, rows: RowReader) -> None:
         array[start:stop] = rows.read(start, stop)
 
 
-def _write_uns(root: zarr.Group, contents: RunContents) -> None:
-    from anndata.io import write_elem
-
-    uns = root.create_group("uns", attributes=DICT)
+def _write_uns(folder: Path, contents: RunContents) -> None:
     tigon: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         **contents.model.told(),
@@ -176,7 +174,26 @@ def _write_uns(root: zarr.Group, contents: RunContents) -> None:
     }
     if contents.memory_limit_bytes is not None:
         tigon["memory_limit_bytes"] = int(contents.memory_limit_bytes)
-    write_elem(uns, "tigon", storable_setting(tigon))
+    _write_small(folder, "tigon", storable_setting(tigon))
+
+
+def _write_small(folder: Path, name: str, value: Any) -> None:
+    """Write something of many small parts into a group.
+
+    They are put together in memory: Zarr asks other threads for each of a dozen reads and
+    writes that a number takes in a folder, which is a second for some tens of numbers.
+    """
+    import zarr
+    from anndata.io import write_elem
+
+    parts: dict[str, Any] = {}
+    group = zarr.create_group(store=zarr.storage.MemoryStore(parts), zarr_format=3)
+    write_elem(group, name, value)
+    for place, part in parts.items():
+        if place.startswith(f"{name}/"):
+            path = folder / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(part.to_bytes())
 
 
 def storable_setting(value: Any) -> Any:
