@@ -25,7 +25,8 @@ demo: .venv/installed
 	@$(BIN)/python benchmarks/demo.py $(if $(DATA),--data "$(DATA)") \
 		$(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABEL),--label-key "$(LABEL)")
 
-test: check .venv-test/installed
+test:
+	@$(MAKE) --no-print-directory --jobs 2 check .venv-test/compiled
 	.venv-test/bin/python -P -m pytest --numprocesses $(PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(PYTEST)
 
@@ -70,4 +71,10 @@ clean:
 	@$(PIP) --python .venv-test/bin/python install --no-deps --no-index dist/*.whl
 	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$(.venv-test/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
+	@touch $@
+
+# Beside the checks, since each process of the tests would compile for itself.
+.venv-test/compiled: .venv-test/installed tests/compile_kernels.py
+	@echo "Compiling the kernels that most tests need"
+	@.venv-test/bin/python tests/compile_kernels.py
 	@touch $@
