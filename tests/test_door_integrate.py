@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import numba
 import numpy as np
 import pytest
 import typer
@@ -25,6 +26,7 @@ from tigon.command.showing.progress import COMPILING
 from tigon.main_job import plan
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.embedding.config import EmbedConfig
+from tigon.scaling.inmf import rescaling
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.preparing import PrepareConfig
 
@@ -159,7 +161,8 @@ def test_defaults_are_those_of_the_library() -> None:
 @pytest.mark.slow
 def test_the_first_compilation_is_shown_and_kept(counts: Path, tmp_path: Path) -> None:
     def said(number: int) -> str:
-        arguments = ["integrate", str(counts), "--out", f"{number}.zarr", *QUICK, "--no-report"]
+        # A job of few kernels: the others are kept alike, see test_kernel_faces.
+        arguments = ["pca", str(counts), "--out", f"{number}.zarr", "-k", "3", "--no-report"]
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
         return subprocess.run(
             [*TIGON, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, check=True
@@ -167,3 +170,11 @@ def test_the_first_compilation_is_shown_and_kept(counts: Path, tmp_path: Path) -
 
     assert said(1).count(COMPILING) == 1
     assert COMPILING not in said(2)
+
+
+def test_compiling_is_shown(counts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    not_compiled = numba.njit(rescaling.row_squares.py_func)
+    monkeypatch.setattr(rescaling, "row_squares", not_compiled)
+    result = works("integrate", counts, "--out", tmp_path / "run.zarr", *QUICK, "--no-report")
+    assert not_compiled.signatures
+    assert result.stderr.count(COMPILING) == 1

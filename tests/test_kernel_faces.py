@@ -8,11 +8,13 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import numpy as np
 import pytest
 from counts import draw_counts
+from numba.core.dispatcher import Dispatcher
 from scipy import sparse
 
 import tigon.kernels
@@ -40,6 +42,19 @@ def test_the_specification_of_moments_is_the_definition() -> None:
     np.testing.assert_array_equal(first, [[0, 0, 0], [2, 1, 3]])
     np.testing.assert_array_equal(second, [[0, 0, 0], [2, 1, 9]])
     np.testing.assert_array_equal(n, [[0, 0, 0], [2, 1, 1]])
+
+
+def test_what_was_compiled_is_kept_for_the_next_process() -> None:
+    modules = walk_packages(tigon.kernels.__path__, "tigon.kernels.")
+    names = [name for _, name, _ in modules if not name.startswith("tigon.kernels.gpu")]
+    kernels = {
+        value
+        for name in names
+        for value in vars(import_module(name)).values()
+        if isinstance(value, Dispatcher)
+    }
+    assert len(kernels) > 60
+    assert [kernel for kernel in kernels if kernel.stats.cache_path is None] == []
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.float32])
