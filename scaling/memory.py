@@ -16,7 +16,10 @@ from typing import Self
 
 import psutil
 
-INTERVAL_S, _MOST_SKIPPED = 0.05, 9
+INTERVAL_S, _MOST_TOLD = 0.05, 20
+
+_MORE_OF_FILES = 4 * 2**20
+"""Bytes by which the files that a process has mapped may grow until shares of them are counted."""
 
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
 """Options of GNU's ``mallopt``."""
@@ -94,17 +97,27 @@ def _process_bytes(pid: int) -> int:
         return 0
 
 
-def _resident() -> dict[tuple[int, str], int] | None:
+def _resident() -> dict[int, tuple[int, int]] | None:
     """Bytes of every process of the tree, its own and those of files; None where not told."""
     found = {}
     try:
         for pid in _tree():
             _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
-            found[pid, "own"] = (resident - of_files) * mmap.PAGESIZE
-            found[pid, "files"] = of_files * mmap.PAGESIZE
+            found[pid] = (resident - of_files) * mmap.PAGESIZE, of_files * mmap.PAGESIZE
     except OSError:
         return None
     return found
+
+
+def _growth(
+    before: dict[int, tuple[int, int]] | None, now: dict[int, tuple[int, int]]
+) -> int | None:
+    """By how much processes' own memory has grown; None if shares have to be counted."""
+    if before is None or before.keys() != now.keys():
+        return None
+    if any(now[pid][1] > before[pid][1] + _MORE_OF_FILES for pid in now):
+        return None
+    return sum(now[pid][0] - before[pid][0] for pid in now)
 
 
 class MemoryWatch:
@@ -117,16 +130,18 @@ class MemoryWatch:
 
     Notes
     -----
-    The proportional set size takes milliseconds for each process, a fifth of a processor for a
-    few; resident bytes take little. What is proportional cannot have grown by more than what is
-    resident, so it is only asked for where it may be a new peak; and every tenth time, since
-    forked processes may stop sharing pages that were resident in both.
+    The proportional set size takes milliseconds for each process, half a processor for a few
+    large ones; what is resident is told at once. So the former is asked for once a second, and
+    whenever processes come or go or files take more; in between it is what it was and by how
+    much the processes' own memory has grown or shrunk since. That is exact, but for memory which
+    forked processes share.
     """
 
     def __init__(self) -> None:
         self.peak_bytes = 0
-        self._sample, self._resident = 0, dict[tuple[int, str], int]()
-        self._n_skipped = 0
+        self._sample = 0
+        self._resident: dict[int, tuple[int, int]] | None = None
+        self._n_told = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tigon-memory", daemon=True)
 
@@ -135,16 +150,14 @@ class MemoryWatch:
             self._look()
 
     def _look(self) -> None:
-        now = _resident()
-        if now is not None:
-            grown = sum(max(0, size - self._resident.get(part, 0)) for part, size in now.items())
-            if self._sample + grown <= self.peak_bytes and self._n_skipped < _MOST_SKIPPED:
-                self._n_skipped += 1
-                return
-            self._resident = now
-        self._n_skipped = 0
-        self._sample = tree_bytes()
-        self.peak_bytes = max(self.peak_bytes, self._sample)
+        now, grown = _resident(), None
+        if now is not None and self._n_told < _MOST_TOLD:
+            grown = _growth(self._resident, now)
+        if grown is None:
+            self._resident, self._n_told = now, 0
+            self._sample, grown = tree_bytes(), 0
+        self._n_told += 1
+        self.peak_bytes = max(self.peak_bytes, self._sample + grown)
 
     def __enter__(self) -> Self:
         self._thread.start()

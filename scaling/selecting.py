@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.kernels.cpu.picking import pick_entries
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.pack import PackBlock
 
@@ -98,18 +99,8 @@ def selected_entries(
     indptr, genes, counts
         As of a :class:`tigon.storage.packs.pack.PackBlock`.
     """
-    selected = selection.selected.take(block.indices)
-    everyone = bool(kept.all())
-    if not everyone:
-        selected &= np.repeat(kept, np.diff(block.indptr))
-    entries = np.flatnonzero(selected)
-    # Cells that are left out have no entries now: those of the others follow each other.
-    starts = np.searchsorted(entries, block.indptr)
-    return (
-        starts if everyone else np.append(starts[:-1][kept], len(entries)),
-        selection.places.take(block.indices.take(entries)),
-        block.values.take(entries),
-    )
+    entries = block.indptr, block.indices, block.values
+    return pick_entries(*entries, kept, selection.selected, selection.places)
 
 
 def cell_weights(totals: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -78,6 +78,17 @@ def test_results_come_in_order(engine: ClusterEngine, client: Any, window: int |
     assert settled(client) == {"tasks": 0, "futures": 0}
 
 
+def test_workers_decode_on_no_more_processors_than_they_have_threads(
+    engine: ClusterEngine,
+) -> None:
+    def cpus(_: int) -> int:
+        from tigon.storage.reading.sharing import available_cpus
+
+        return available_cpus()
+
+    assert set(engine.ordered_map(cpus, range(8))) == {1}
+
+
 def faults_of(n_arrays: int) -> int:
     """Pages that the system was asked for while so many arrays of 8 MiB came and went."""
     import resource

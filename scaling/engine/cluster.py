@@ -26,6 +26,7 @@ from uuid import uuid4
 from tigon.scaling.engine.threads import ThreadEngine
 from tigon.scaling.memory import reuse_freed
 from tigon.storage.errors import InputError, TigonError
+from tigon.storage.reading.sharing import use_cpus
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -290,7 +291,11 @@ class _Flight:
 @lru_cache(maxsize=8)
 def _loaded(path: str) -> Callable[[Any], Any]:
     """The function of a map; a worker process reads it once."""
+    from distributed import get_worker
+
     reuse_freed()
+    # A node may have a worker for each of its processors: none decodes on those of the others.
+    use_cpus(get_worker().state.nthreads)
     fn: Callable[[Any], Any] = pickle.loads(Path(path).read_bytes())
     return fn
 

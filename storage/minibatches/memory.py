@@ -49,14 +49,17 @@ class Footprint:
         )
 
     def pieces_ahead(self, memory_limit: int | None) -> int:
-        """Pieces to read ahead: a window's where the limit allows it, else fewer.
+        """Pieces to read ahead: half a window's where the limit allows it, else fewer.
+
+        More are not read while a window is cut into mini-batches, unless whoever takes
+        them is slow, and then there is no hurry.
 
         Raises
         ------
         MemoryLimitError
             Not even the window in use fits.
         """
-        for n_ahead in range(self.n_pieces, -1, -1):
+        for n_ahead in range(-(-self.n_pieces // 2), -1, -1):
             if memory_limit is None or self.total(n_ahead) <= memory_limit:
                 return n_ahead
         raise MemoryLimitError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
+from tigon.storage import slices
 from tigon.storage.errors import InputError
 from tigon.storage.minibatches.batch import MiniBatch
 from tigon.storage.minibatches.device import cuda_number, upload
@@ -127,6 +128,7 @@ class MiniBatches:
         self._reader = Reader(atlas, None if genes is None else choose_genes(atlas, genes))
         needed = footprint(atlas, batch_size, window_cells, PIECE_CELLS)
         self._pieces_ahead = needed.pieces_ahead(memory_limit)
+        slices.load()  # now, as threads that read would wait for it
         # New memory is set to zero before it is given: a seventh of an epoch's work.
         self._memory = Memory()
         self._epoch = self._step = 0

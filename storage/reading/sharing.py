@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,11 +45,20 @@ class Shared(Generic[Thing]):
         self._end(thing)
 
 
+_most_cpus = sys.maxsize
+
+
+def use_cpus(n: int) -> None:
+    """Let what is opened from now on take at most ``n`` processors of this process's."""
+    global _most_cpus
+    _most_cpus = n
+
+
 def available_cpus() -> int:
     """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    found = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(found, _most_cpus)
 
 
 def _end_pool(pool: ThreadPoolExecutor) -> None:
