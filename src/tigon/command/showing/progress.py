@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,9 @@ from rich.text import Text
 
 _TURN = re.compile(r"(epoch|iteration|finding offsets, round|sums over cells, pass) \d+")
 """Stages that come again and again, by a number."""
+
+_TURNS_S = 1.0
+"""Those that follow each other more quickly share a line."""
 
 _UNIT = re.compile(r"(.*) \((\w+)\)")
 OPENING = "opening"
@@ -87,28 +90,47 @@ class Hidden:
         """Nothing is open."""
 
 
+class _Finished(NamedTuple):
+    """A stage that came to its end, and when."""
+
+    name: str
+    parts: list[str]
+    at: float
+
+
 class Lines:
     """A line for each finished stage, with the seconds since the one before.
 
     A stage that tells of its beginning, because it then is silent for long, has
-    a line for that too.
+    a line for that too. Of epochs, iterations and the like that follow each other
+    within a second, the last has a line.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._since = time.monotonic()
         self._told_of_compiling = False
+        self._waiting: tuple[str, _Finished] | None = None
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
         name, unit = split_unit(stage)
+        turn = _TURN.fullmatch(name)
+        if self._waiting and not (turn and turn[1] == self._waiting[0]):
+            self._tell(self._waiting[1])
         if done == 0 < total:
             self._print(f"{name} ...")
         if done < total:
             return
-        now = time.monotonic()
-        parts = [f"{total:,} {unit}", *_figures(figures), f"{now - self._since:.1f} s"]
-        self._since = now
-        self._print(f"{name}: {', '.join(parts)}")
+        told = _Finished(name, [f"{total:,} {unit}", *_figures(figures)], time.monotonic())
+        if turn and told.at - self._since < _TURNS_S:
+            self._waiting = turn[1], told
+        else:
+            self._tell(told)
+
+    def _tell(self, finished: _Finished) -> None:
+        parts = [*finished.parts, f"{finished.at - self._since:.1f} s"]
+        self._since, self._waiting = finished.at, None
+        self._print(f"{finished.name}: {', '.join(parts)}")
 
     def compiling_began(self) -> None:
         if not self._told_of_compiling:
@@ -119,7 +141,8 @@ class Lines:
         """The next line tells."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        if self._waiting:
+            self._tell(self._waiting[1])
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
