@@ -25,8 +25,8 @@ demo: .venv/installed
 	@$(BIN)/python benchmarks/demo.py $(if $(DATA),--data "$(DATA)") \
 		$(if $(BATCH),--batch-key "$(BATCH)") $(if $(LABEL),--label-key "$(LABEL)")
 
-test:
-	@$(MAKE) --no-print-directory --jobs 2 check .venv-test/compiled
+test: lint
+	@$(MAKE) --no-print-directory --jobs 2 types .venv-test/compiled
 	.venv-test/bin/python -P -m pytest --numprocesses $(PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(PYTEST)
 

@@ -19,7 +19,7 @@ import psutil
 INTERVAL_S, _MOST_TOLD = 0.05, 20
 
 _MORE_OF_FILES = 4 * 2**20
-"""Bytes by which the files that a process has mapped may grow until shares of them are counted."""
+"""Bytes by which the files that a process has mapped may change until shares are counted."""
 
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
 """Options of GNU's ``mallopt``."""
@@ -110,12 +110,12 @@ def _resident() -> dict[int, tuple[int, int]] | None:
 
 
 def _growth(
-    before: dict[int, tuple[int, int]] | None, now: dict[int, tuple[int, int]]
+    before: dict[int, tuple[int, int]] | None, now: dict[int, tuple[int, int]] | None
 ) -> int | None:
     """By how much processes' own memory has grown; None if shares have to be counted."""
-    if before is None or before.keys() != now.keys():
+    if before is None or now is None or before.keys() != now.keys():
         return None
-    if any(now[pid][1] > before[pid][1] + _MORE_OF_FILES for pid in now):
+    if any(abs(now[pid][1] - before[pid][1]) > _MORE_OF_FILES for pid in now):
         return None
     return sum(now[pid][0] - before[pid][0] for pid in now)
 
@@ -132,9 +132,9 @@ class MemoryWatch:
     -----
     The proportional set size takes milliseconds for each process, half a processor for a few
     large ones; what is resident is told at once. So the former is asked for once a second, and
-    whenever processes come or go or files take more; in between it is what it was and by how
-    much the processes' own memory has grown or shrunk since. That is exact, but for memory which
-    forked processes share.
+    whenever processes come or go or what they have of files changes; in between it is what it was
+    and by how much the processes' own memory has grown or shrunk since. That is exact to some MiB,
+    but for memory which forked processes share and part from within that second.
     """
 
     def __init__(self) -> None:
@@ -151,11 +151,14 @@ class MemoryWatch:
 
     def _look(self) -> None:
         now, grown = _resident(), None
-        if now is not None and self._n_told < _MOST_TOLD:
+        if self._n_told < _MOST_TOLD:
             grown = _growth(self._resident, now)
         if grown is None:
-            self._resident, self._n_told = now, 0
             self._sample, grown = tree_bytes(), 0
+            self._resident, self._n_told = _resident(), 0
+            # What came or went while shares were counted is counted already, or is not.
+            if abs(_growth(now, self._resident) or 0) > _MORE_OF_FILES:
+                self._resident = None
         self._n_told += 1
         self.peak_bytes = max(self.peak_bytes, self._sample + grown)
 

@@ -30,12 +30,23 @@ def copy_slices(
         Of each slice, shape (n,), within ``source``.
     places
         Where each begins in ``onto``, which has room for it, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        Slices that are not within their arrays, or arrays that are not as above.
     """
-    assert source.dtype == onto.dtype, "slices are copied as they are"
-    assert source.flags.c_contiguous, "what is copied is contiguous"
-    assert onto.flags.c_contiguous, "what is copied to is contiguous"
-    assert _inside(starts, stops, len(source)), "a slice reaches out of the array"
-    assert _inside(places, places + stops - starts, len(onto)), "there is no room for a slice"
+    if source.dtype != onto.dtype or not onto.flags.writeable:
+        raise ValueError(f"slices of {source.dtype} do not go into {onto.dtype}, or not there")
+    if not (source.flags.c_contiguous and onto.flags.c_contiguous):
+        raise ValueError("slices are copied between contiguous arrays")
+    if not starts.shape == stops.shape == places.shape:
+        raise ValueError(f"shapes {starts.shape}, {stops.shape}, {places.shape} differ")
+    # The kernel does not look.
+    if not _inside(starts, stops, len(source)):
+        raise ValueError(f"a slice reaches out of the {len(source)} values that there are")
+    if not _inside(places, places + stops - starts, len(onto)):
+        raise ValueError(f"a slice does not fit into the {len(onto)} values that there are")
     _copy(_address(source), starts, stops, _address(onto), places, source.itemsize)
 
 

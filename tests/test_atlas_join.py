@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -222,6 +223,21 @@ def test_lost_labels_are_refused(tmp_path: Path, lost: str) -> None:
     write_atlas(open_atlas([source(A, prefix="a"), source(B, prefix="b")]), path).close()
     shutil.rmtree(path / lost / "c")
     with pytest.raises(InputError, match=rf"a\.zarr: {lost} is lost"):
+        open_atlas(path)
+
+
+def test_labels_of_other_genes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    write_atlas(open_atlas([source(A, prefix="a"), source(B, prefix="b")]), path).close()
+    place = path / "X/zarr.json"
+    described = json.loads(place.read_text())
+    described["attributes"]["shape"][1] += 1
+    place.write_text(json.dumps(described))
+    # The description of all groups, which is read first, is of the store as it was.
+    whole = json.loads((path / "zarr.json").read_text())
+    whole["consolidated_metadata"]["metadata"]["X"] = described
+    (path / "zarr.json").write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="measured has shape"):
         open_atlas(path)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.reading.sharing import available_cpus
 
 distributed = pytest.importorskip("distributed")
 
@@ -81,12 +82,17 @@ def test_results_come_in_order(engine: ClusterEngine, client: Any, window: int |
 def test_workers_decode_on_no_more_processors_than_they_have_threads(
     engine: ClusterEngine,
 ) -> None:
-    def cpus(_: int) -> int:
-        from tigon.storage.reading.sharing import available_cpus
+    assert set(engine.ordered_map(lambda _: available_cpus(), range(8))) == {1}
 
-        return available_cpus()
 
-    assert set(engine.ordered_map(cpus, range(8))) == {1}
+def test_a_worker_in_this_process_leaves_it_its_processors(tmp_path: Path) -> None:
+    before = available_cpus()
+    with (
+        distributed.Client(processes=False, n_workers=1, threads_per_worker=1) as client,
+        ClusterEngine(client, tmp_path, 1) as engine,
+    ):
+        assert list(engine.ordered_map(abs, [-1])) == [1]
+    assert available_cpus() == before
 
 
 def faults_of(n_arrays: int) -> int:

@@ -62,6 +62,21 @@ def a_job(display: Display) -> None:
     display("layout (rounds)", 200, 200)
 
 
+def test_no_epoch_is_lost_that_another_follows_late_or_of_another_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = iter([0.0, 0.5, 3.0, 3.1, 3.2])
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr("tigon.command.showing.progress.time", clock)
+
+    def tell(display: Display) -> None:
+        for epoch in (1, 2, 3, 1):
+            display(f"epoch {epoch}", 10, 10)
+
+    turns = [line.split(":")[0] for line in shown(tell, terminal=False).splitlines()]
+    assert turns == ["epoch 1", "epoch 2", "epoch 3", "epoch 1"]
+
+
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_file_gets_a_line_for_each_finished_stage(
     monkeypatch: pytest.MonkeyPatch, quick: bool

@@ -41,3 +41,13 @@ def test_no_gene_is_no_entry() -> None:
     everyone, none = np.ones(X.shape[0], bool), np.zeros(X.shape[1], bool)
     indptr, found, taken = pick_entries(*entries, everyone, none, np.zeros(X.shape[1], np.uint16))
     assert (len(found), len(taken), indptr.max()) == (0, 0, 0)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    entries = np.array([0, 2]), np.array([0, 5], np.uint16), np.ones(2, np.uint16)
+    everyone, five = np.ones(1, bool), np.ones(5, bool)
+    places = np.arange(5, dtype=np.uint16)
+    with pytest.raises(ValueError, match="gene 5 is out of range"):
+        pick_entries(*entries, everyone, five, places)
+    with pytest.raises(ValueError, match="are chosen from"):
+        pick_entries(*entries, np.ones(2, bool), five, places)

@@ -33,7 +33,20 @@ def test_no_slice_copies_nothing() -> None:
 
 @pytest.mark.parametrize(("start", "stop", "place"), [(-1, 2, 0), (3, 6, 0), (0, 3, 2), (0, 1, -1)])
 def test_nothing_is_read_or_written_outside(start: int, stop: int, place: int) -> None:
-    cut = (np.array([each]) for each in (start, stop, place))
-    first, last, where = cut
-    with pytest.raises(AssertionError):
+    first, last, where = (np.array([each]) for each in (start, stop, place))
+    with pytest.raises(ValueError, match="slice"):
         copy_slices(np.ones(5), first, last, np.ones(4), where)
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    one, two = np.array([0]), np.array([0, 1])
+    locked = np.ones(4)
+    locked.flags.writeable = False
+    for source, onto, places in (
+        (np.ones(4, np.float32), np.ones(4), one),
+        (np.ones(8)[::2], np.ones(4), one),
+        (np.ones(4), locked, one),
+        (np.ones(4), np.ones(4), two),
+    ):
+        with pytest.raises(ValueError, match=r"slices|shapes"):
+            copy_slices(source, one, one + 1, onto, places)

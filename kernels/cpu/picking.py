@@ -40,10 +40,22 @@ def pick_entries(
     indptr, genes, counts
         Genes of the type of ``places``, counts as they were.
 
+    Raises
+    ------
+    ValueError
+        Lengths that do not fit, or a gene out of range.
+
     Notes
     -----
     Two passes over the genes of kept cells, and one over the counts that stay.
     """
+    if len(kept) != len(indptr) - 1 or len(selected) != len(places):
+        raise ValueError(
+            f"{len(kept)} cells and {len(selected)} genes are chosen from: there are "
+            f"{len(indptr) - 1} and {len(places)}"
+        )
+    if len(genes) and genes.max() >= len(selected):  # the kernels do not look
+        raise ValueError(f"gene {genes.max()} is out of range: there are {len(selected)}")
     indptr, genes, counts = map(np.ascontiguousarray, (indptr, genes, counts))
     flags = selected.view(np.uint8)  # numbers, to add them up
     starts = _starts(indptr, genes, kept, flags)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,6 +99,7 @@ class ClusterEngine(ThreadEngine):
         prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(n_threads, window)
+        _drives.set()
         check_workers(client, folder, needed, prepare)
         self._client: Any = client  # whose methods have no types
         self._folder = folder
@@ -288,6 +290,10 @@ class _Flight:
             self._file.unlink(missing_ok=True)
 
 
+_drives = threading.Event()
+"""Set in a process that has had an engine."""
+
+
 @lru_cache(maxsize=8)
 def _loaded(path: str) -> Callable[[Any], Any]:
     """The function of a map; a worker process reads it once."""
@@ -295,7 +301,9 @@ def _loaded(path: str) -> Callable[[Any], Any]:
 
     reuse_freed()
     # A node may have a worker for each of its processors: none decodes on those of the others.
-    use_cpus(get_worker().state.nthreads)
+    # A worker within the driver's process is left alone, as its user's atlases are opened here.
+    if not _drives.is_set():
+        use_cpus(get_worker().state.nthreads)
     fn: Callable[[Any], Any] = pickle.loads(Path(path).read_bytes())
     return fn
 

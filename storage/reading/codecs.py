@@ -137,11 +137,11 @@ def _bytes_codec(codec: Mapping[str, Any]) -> Any:
 
 def _codec(name: str, configuration: Mapping[str, Any]) -> Any:
     """A codec of numcodecs; None where what it needs is not installed."""
-    if name == "blosc":
-        return _Blosc()
     import numcodecs  # type: ignore[import-untyped]
 
     try:
+        if name == "blosc":
+            return _Blosc()
         return numcodecs.get_codec({"id": name, **configuration})
     except (ImportError, ValueError):
         return None

@@ -40,6 +40,12 @@ def open_tigon_atlas(layout: Layout) -> Source:
     with reading(where, 0, 0):
         matrix = _matrix(layout, X, mark["largest_row"])
         labels = _labels(root, where)
+    if labels.measured.shape != (len(labels.names), matrix.shape[1]):
+        raise InputError(
+            f"{where}: uns/{names.UNS}/{names.MEASURED} has shape {labels.measured.shape}, and X "
+            f"is of {len(labels.names)} sources and {matrix.shape[1]:,} genes: the atlas was "
+            "changed; ingest it again"
+        )
     return Source(
         where=where,
         matrix=matrix,

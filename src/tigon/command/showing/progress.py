@@ -98,6 +98,12 @@ class _Finished(NamedTuple):
     at: float
 
 
+def _follows(turn: str, before: str) -> bool:
+    """Whether a turn is a later one of the same kind, "epoch 3" of "epoch 2"."""
+    (kind, number), (other, earlier) = (name.rsplit(" ", 1) for name in (turn, before))
+    return kind == other and int(number) > int(earlier)
+
+
 class Lines:
     """A line for each finished stage, with the seconds since the one before.
 
@@ -110,20 +116,22 @@ class Lines:
         self._console = console
         self._since = time.monotonic()
         self._told_of_compiling = False
-        self._waiting: tuple[str, _Finished] | None = None
+        self._waiting: _Finished | None = None
 
     def __call__(self, stage: str, done: int, total: int, **figures: float) -> None:
         name, unit = split_unit(stage)
         turn = _TURN.fullmatch(name)
-        if self._waiting and not (turn and turn[1] == self._waiting[0]):
-            self._tell(self._waiting[1])
+        if self._waiting and not (turn and _follows(name, self._waiting.name)):
+            self._tell(self._waiting)
         if done == 0 < total:
             self._print(f"{name} ...")
         if done < total:
             return
         told = _Finished(name, [f"{total:,} {unit}", *_figures(figures)], time.monotonic())
+        if self._waiting and told.at - self._waiting.at >= _TURNS_S:
+            self._tell(self._waiting)
         if turn and told.at - self._since < _TURNS_S:
-            self._waiting = turn[1], told
+            self._waiting = told
         else:
             self._tell(told)
 
@@ -135,6 +143,7 @@ class Lines:
     def compiling_began(self) -> None:
         if not self._told_of_compiling:
             self._told_of_compiling = True
+            self.close()
             self._print(COMPILING)
 
     def compiling_ended(self) -> None:
@@ -142,7 +151,7 @@ class Lines:
 
     def close(self) -> None:
         if self._waiting:
-            self._tell(self._waiting[1])
+            self._tell(self._waiting)
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
