@@ -43,8 +43,7 @@ def narrowed(
     """
     if values.kind != "u" or not len(rows.indices):
         return None
-    columns = _Narrowing(rows.indices, indices, int(np.iinfo(indices).max))
-    counts = _Narrowing(rows.values, values, int(np.iinfo(values).max))
+    columns, counts = _Narrowing(rows.indices, indices), _Narrowing(rows.values, values)
     n_falls = 0
     for strip in _strips(len(rows.indices)):
         if not columns.take(strip) or not counts.take(strip) or not counts.narrow[strip].min():
@@ -91,12 +90,12 @@ def _last_columns_below(n_columns: int, rows: SparseRows) -> bool:
 class _Narrowing:
     """An array on its way into a narrow type; as it is where it has that type already."""
 
-    def __init__(self, wide: NDArray[Any], dtype: np.dtype[Any], largest: int) -> None:
+    def __init__(self, wide: NDArray[Any], dtype: np.dtype[Any]) -> None:
         self.narrow = wide if wide.dtype == dtype else np.empty(len(wide), dtype)
-        self._wide, self._largest = wide, largest
+        self._wide, self._largest = wide, int(np.iinfo(dtype).max)
 
     def take(self, strip: slice) -> bool:
-        """Narrow a strip; False where a number is no whole number from 0 to the largest."""
+        """Narrow a strip; False where a number is no whole number that the type holds."""
         wide, narrow = self._wide[strip], self.narrow[strip]
         if wide.dtype.kind == "f":
             return self._take_floats(wide, narrow)

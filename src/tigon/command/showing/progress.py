@@ -122,14 +122,14 @@ class Lines:
         name, unit = split_unit(stage)
         turn = _TURN.fullmatch(name)
         if self._waiting and not (turn and _follows(name, self._waiting.name)):
-            self._tell(self._waiting)
+            self._tell_waiting()
         if done == 0 < total:
             self._print(f"{name} ...")
         if done < total:
             return
         told = _Finished(name, [f"{total:,} {unit}", *_figures(figures)], time.monotonic())
         if self._waiting and told.at - self._waiting.at >= _TURNS_S:
-            self._tell(self._waiting)
+            self._tell_waiting()
         if turn and told.at - self._since < _TURNS_S:
             self._waiting = told
         else:
@@ -143,13 +143,16 @@ class Lines:
     def compiling_began(self) -> None:
         if not self._told_of_compiling:
             self._told_of_compiling = True
-            self.close()
+            self._tell_waiting()
             self._print(COMPILING)
 
     def compiling_ended(self) -> None:
         """The next line tells."""
 
     def close(self) -> None:
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
         if self._waiting:
             self._tell(self._waiting)
 
