@@ -44,7 +44,7 @@ def fast_limit(tol: float) -> np.float32:
     return np.float32(max(tol - _ROUNDING, tol / 2))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _enter(R, r_start, r_scale, H, h_start, h_scale, k, group, r, h):  # type: ignore[no-untyped-def]
     """Bring a cell into the lane that begins at ``group``."""
     lanes = GROUP_BYTES // h.itemsize
@@ -53,14 +53,14 @@ def _enter(R, r_start, r_scale, H, h_start, h_scale, k, group, r, h):  # type: i
         put(h, group + j * lanes, h.dtype.type(at(H, h_start + j) * h_scale))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _leave(h, group, h_scale, H, h_start, k):  # type: ignore[no-untyped-def]
     lanes = GROUP_BYTES // h.itemsize
     for j in range(k):
         put(H, h_start + j, H.dtype.type(at(h, group + j * lanes) * h_scale))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _measure(r, first, last, tol, size, highest, limit, place):  # type: ignore[no-untyped-def]
     """Largest |r| and largest r of each lane of a group, neither below zero."""
     lanes = GROUP_BYTES // r.itemsize

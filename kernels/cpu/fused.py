@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tigon.kernels.cpu.aligned import aligned_zeros
+from tigon.kernels.cpu.aligned import aligned_empty, aligned_zeros
 from tigon.kernels.cpu.descent import descend
 from tigon.kernels.cpu.lanes import PART_BYTES, at, load, multiply, put, store
 from tigon.kernels.cpu.products import add_by_gene, explained, products, scale_rows
@@ -60,7 +60,7 @@ def solve_tile(  # type: ignore[no-untyped-def]
         A bound of the KKT residual relative to the largest |r|, float64, shape (n,).
     """
     n, k = len(rows), len(sizes)
-    R, solved = aligned_zeros(n * width, np.float32), aligned_zeros(n * width, np.float32)
+    R, solved = aligned_empty(n * width, np.float32), aligned_empty(n * width, np.float32)
     sweeps, residual = np.empty(n, np.int32), np.empty(n)
     products(rows, indptr, genes, counts, weights, table, width, shape, R)
     flat, inverse = H.ravel(), np.empty(k, np.float32)
@@ -68,6 +68,8 @@ def solve_tile(  # type: ignore[no-untyped-def]
         inverse[j] = 1 / sizes[j]
     for i in range(n):
         _scale_row(flat, places[i] * k, inverse, k, solved, i * width)
+        for j in range(k, width):
+            put(solved, i * width + j, np.float32(0))
     descend(
         blocks,
         step,
@@ -89,7 +91,7 @@ def solve_tile(  # type: ignore[no-untyped-def]
     return R, solved, residual
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _scale_row(source, start, factors, k, target, place):  # type: ignore[no-untyped-def]
     """A row of k entries from one array to another, times ``factors``."""
     lanes = PART_BYTES // 4
@@ -126,7 +128,7 @@ def sum_tile(rows, indptr, genes, counts, weights, scale, R, H, k, shape):  # ty
     """
     n, m, step = len(rows), len(scale), len(shape) * (PART_BYTES // 8)
     width = -(-k // step) * step
-    wide = aligned_zeros(n * width, np.float64)
+    wide = aligned_empty(n * width, np.float64)
     widen_rows(H, n, len(H) // max(n, 1), k, wide, width)
     B = aligned_zeros(m * width, np.float64)
     squared = add_by_gene(rows, indptr, genes, counts, weights, scale, wide, B, width, shape)

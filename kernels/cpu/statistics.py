@@ -18,6 +18,8 @@ def widen_rows(H, n, width, k, wide, wide_width):  # type: ignore[no-untyped-def
     for c in range(n):
         for j in range(k):
             put(wide, c * wide_width + j, np.float64(at(H, c * width + j)))
+        for j in range(k, wide_width):
+            put(wide, c * wide_width + j, 0.0)
 
 
 @njit(cache=True, nogil=True)

@@ -5,6 +5,7 @@ A pure function of the task, so that it may run anywhere and more than once.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem
-from tigon.scaling.inmf.tiles import DatasetTile, add_statistics, cut_tiles, tabulation_of
+from tigon.scaling.inmf.summing import OrderedSums
+from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, tabulation_of
 from tigon.storage.packs.reader import CellReader
 
 Spread = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
@@ -148,15 +150,16 @@ class Solver:
         tables: dict[int, MetageneTable] = {}
         while known:
             tables.update([known.popitem()])
-        deltas: dict[int, TileStatistics] = {}
-        n_cells = 0
+        sums, n_tiles, n_cells = OrderedSums(), 0, 0
         for minibatch in minibatches:
             tables |= self._tables(minibatch, version, tables, spread)
-            for dataset, found in self._loadings(minibatch, tables, sizes, spread):
-                add_statistics(deltas, dataset, found)
+            tiles = list(enumerate(minibatch.tiles, n_tiles))
+            self._loadings(tiles, minibatch.H, tables, sizes, spread, sums)
+            n_tiles += len(tiles)
             self.starts.now.write(minibatch.start, minibatch.H)
             n_cells += len(minibatch.H)
-        return Found(deltas, sum(delta.loss for delta in deltas.values()), n_cells)
+        loss = sum(delta.loss for delta in sums.by_dataset.values())
+        return Found(sums.by_dataset, loss, n_cells)
 
     def _tables(
         self, minibatch: Minibatch, version: Version, known: dict[int, Any], spread: Spread
@@ -169,16 +172,19 @@ class Solver:
 
     def _loadings(
         self,
-        minibatch: Minibatch,
+        tiles: list[tuple[int, DatasetTile]],
+        H: NDArray[np.float32],
         tables: dict[int, MetageneTable],
         sizes: NDArray[np.float32],
         spread: Spread,
-    ) -> Iterable[tuple[int, TileStatistics]]:
-        """Dataset and statistics of each tile, in order; its cells are solved in place."""
+        sums: OrderedSums,
+    ) -> None:
+        """Solve numbered tiles, the rows of H in place, and add what they yield."""
 
-        def solve(tile: DatasetTile) -> tuple[int, TileStatistics]:
+        def solve(numbered: tuple[int, DatasetTile]) -> None:
+            number, tile = numbered
             cells, table = tile.cells, tables[tile.dataset]
-            found = minibatch_step_in_place(cells, table, self.tol, minibatch.H, cells.rows, sizes)
-            return tile.dataset, found
+            found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, sizes)
+            sums.add(number, tile.dataset, found)
 
-        return spread(solve, minibatch.tiles)
+        deque(spread(solve, tiles), maxlen=0)
