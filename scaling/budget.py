@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
+from tigon.scaling.inmf.gathering import GATHERED_BYTES
 from tigon.scaling.inmf.nndsvd import SAMPLE_CELLS, start_bytes
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
@@ -228,7 +229,8 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     # Blocks are there while they are worked on, what is found in them until it is folded.
     running = min(window, config.n_threads)
     final = running * packed * solved_cells * 5 // 4 + window * solved
-    final += 16 * n_datasets * k * n_genes
+    # Loadings that are gathered, together and by position.
+    final += 16 * n_datasets * k * n_genes + 3 * GATHERED_BYTES
     # Two are read ahead of the one that is worked on.
     minibatch = (flying + 2) * packed * minibatch_cells
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)

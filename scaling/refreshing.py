@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
+from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.projecting import make_query, project_with_sums
-from tigon.scaling.inmf.solving import WriteCells
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
 

@@ -40,6 +40,17 @@ class FileArray:
         return array
 
 
+def read_at(number: int, buffer: NDArray[np.uint8], offset: int) -> int:
+    """Fill ``buffer`` from a byte of an open file on; returns the bytes read, fewer at its end."""
+    left = buffer.data
+    while left.nbytes:
+        n_read = os.preadv(number, [left], offset)
+        if n_read == 0:
+            break
+        left, offset = left[n_read:], offset + n_read
+    return len(buffer) - left.nbytes
+
+
 def write_array(file: BinaryIO, array: NDArray[Any]) -> None:
     """Append ``array`` to a buffered file."""
     file.write(_as_bytes(array))
@@ -60,7 +71,7 @@ def write_slices_at(
     stops: NDArray[np.int64],
     offsets: Sequence[int],
 ) -> None:
-    """Write slices of rows, together all of ``array``, each from an offset of its own on.
+    """Write slices of rows of ``array``, each from an offset of its own on.
 
     Notes
     -----
@@ -70,7 +81,8 @@ def write_slices_at(
     cuts = map(slice, (starts * row_bytes).tolist(), (stops * row_bytes).tolist())
     pieces = map(_as_bytes(array).__getitem__, cuts)
     n_written = sum(map(os.pwrite, repeat(number), pieces, offsets))
-    if n_written < array.nbytes:  # one stopped midway: whether it can go on shows now
+    if n_written < int((stops - starts).sum()) * row_bytes:
+        # One stopped midway: whether it can go on shows now.
         for start, stop, offset in zip(starts.tolist(), stops.tolist(), offsets, strict=True):
             write_array_at(number, array[start:stop], offset)
 

@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.raw import write_array_at, write_slices_at
+from tigon.storage.raw import read_at, write_array_at, write_slices_at
+
+_GAP_BYTES = 2048
+"""Up to this much between two rows is read and written with them: less than a call costs."""
+
+_SPAN_BYTES = 2**20
+"""At most this much is read and written together."""
 
 
 class RowReader(Protocol):
@@ -79,14 +85,39 @@ class RowFile:
             file.truncate(n_bytes)
 
     def write_at(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Write ``rows`` (len(positions), width) at distinct ``positions``, in any order."""
+        """Write ``rows`` (len(positions), width) at distinct ``positions``, in any order.
+
+        By one thread at a time: rows that lie between those of ``positions``, and near them,
+        are read and written back as they are.
+        """
+        if not len(positions):
+            return
         order = np.argsort(positions, kind="stable")
         positions, rows = positions[order], np.ascontiguousarray(rows[order], np.float32)
-        starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+        starts = self._spans(positions)
         stops = np.append(starts[1:], len(positions))
-        offsets = (positions[starts] * self._row_bytes).tolist()
+        whole = positions[stops - 1] - positions[starts] == stops - 1 - starts
+        offsets = (positions[starts[whole]] * self._row_bytes).tolist()
         with self.path.open("r+b", buffering=0) as file:
-            write_slices_at(file.fileno(), rows, starts, stops, offsets)
+            number = file.fileno()
+            write_slices_at(number, rows, starts[whole], stops[whole], offsets)
+            for start, stop in zip(starts[~whole].tolist(), stops[~whole].tolist(), strict=True):
+                self._patch(number, positions[start:stop], rows[start:stop])
+
+    def _spans(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in ascending positions rows begin that are written together."""
+        part = positions // max(1, _SPAN_BYTES // self._row_bytes)
+        far = np.diff(positions) * self._row_bytes > _GAP_BYTES + self._row_bytes
+        return np.flatnonzero(np.append(True, far | (np.diff(part) > 0)))
+
+    def _patch(self, number: int, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
+        """Write rows at ascending positions, and what is between them as it is there."""
+        first, last = int(positions[0]), int(positions[-1])
+        between = np.empty((last + 1 - first, self.shape[1]), np.float32)
+        n_read = read_at(number, between.reshape(-1).view(np.uint8), first * self._row_bytes)
+        self._check_read(n_read, between.nbytes, first, last + 1)
+        between[positions - first] = rows
+        write_array_at(number, between, first * self._row_bytes)
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Write consecutive rows from ``start`` on."""
@@ -103,9 +134,12 @@ class RowFile:
             count=(stop - start) * width,
             offset=start * self._row_bytes,
         )
-        if len(flat) != (stop - start) * width:
+        self._check_read(flat.nbytes, (stop - start) * self._row_bytes, start, stop)
+        return flat.reshape(-1, width)
+
+    def _check_read(self, n_read: int, n_bytes: int, start: int, stop: int) -> None:
+        if n_read != n_bytes:
             raise InputError(
                 f"rows {start} to {stop} cannot be read from {self.path}: it holds "
                 f"{self.shape[0]}; the file was cut short, run again"
             )
-        return flat.reshape(-1, width)

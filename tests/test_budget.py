@@ -105,7 +105,8 @@ def test_watching_takes_little_and_misses_no_peak(monkeypatch: pytest.MonkeyPatc
         held = np.ones(n_mib * 2**17)
         watch._look()
         most = max(most, whole())
-        assert 0.99 * most <= watch.peak_bytes <= 1.01 * most
+        # Shares of libraries fall by some MiB when another process that maps them starts.
+        assert 0.99 * most <= watch.peak_bytes <= 1.05 * most
         del held
     assert len(asked) == 1  # of memory that is the processes' own, it is told at once
     for _ in range(30):

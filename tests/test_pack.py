@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import zlib
 from io import BytesIO
 from itertools import pairwise
@@ -247,6 +248,51 @@ def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
     assert (rows.read(10, 15) == 1).all()
     with pytest.raises(InputError, match="cannot be read"):
         rows.read(490, 510)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 3000),
+    width=st.integers(1, 300),
+    share=st.floats(0.001, 1.0),
+)
+@settings(max_examples=60, deadline=None)
+def test_rows_between_those_that_are_written_stay(
+    seed: int, n: int, width: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = RowFile(Path(folder) / "H", (n, width))
+        expected = np.zeros((n, width), np.float32)
+        for number in (1.0, 2.0):
+            some = rng.permutation(n)[: max(0, round(share * n))]
+            new = rng.random((len(some), width), np.float32) + np.float32(number)
+            rows.write_at(some, new)
+            expected[some] = new
+            np.testing.assert_array_equal(rows.read(0, n), expected)
+
+
+def test_near_rows_are_written_in_few_calls_and_far_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    whole = os.pwrite
+
+    def counted(number: int, data: memoryview, at: int) -> int:
+        calls.append(len(data))
+        return whole(number, data, at)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    rows = RowFile(tmp_path / "H", (60_000, 20))
+    rng = np.random.default_rng(0)
+    near = rng.permutation(60_000)[:20_000]
+    rows.write_at(near, np.ones((20_000, 20), np.float32))
+    assert len(calls) <= 6
+    assert max(calls) <= 2**20
+    calls.clear()
+    far = np.arange(0, 60_000, 100)
+    rows.write_at(far, np.ones((600, 20), np.float32))
+    assert calls == [80] * 600
 
 
 def test_a_pack_in_memory_is_read_like_one_that_is_not(tmp_path: Path) -> None:

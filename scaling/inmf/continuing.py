@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.inmf.arriving import Arrival
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.improving import sweep_all
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.rescaling import factor_sizes, rescale
 from tigon.scaling.inmf.schedule import plan_schedule
-from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
+from tigon.scaling.inmf.solving import Solution, solve_all
 from tigon.scaling.inmf.state import Problem, State, empty_state
 from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import obtain_pack

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.fitting import Fitting
+from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.nndsvd import nndsvd_state
 from tigon.scaling.inmf.outcome import Consensus
 from tigon.scaling.inmf.several import agree
-from tigon.scaling.inmf.solving import Solution, WriteCells, solve_all
+from tigon.scaling.inmf.solving import Solution, solve_all
 from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.inmf.training import finish
 from tigon.scaling.keeping import kept_pack, obtain_pack

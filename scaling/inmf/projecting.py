@@ -25,8 +25,9 @@ from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.arriving import gene_positions
+from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.known import Known
-from tigon.scaling.inmf.solving import Solution, WriteCells, explained
+from tigon.scaling.inmf.solving import Solution, explained
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.selecting import GeneSelection, select

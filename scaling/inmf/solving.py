@@ -6,7 +6,6 @@ but the data, at a tolerance of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from tigon.kernels.cpu.folding import add_turned
 from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.kernels.cpu.step import minibatch_step
 from tigon.kernels.tile import TileStatistics
+from tigon.scaling.inmf.gathering import Gathered, WriteCells
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
 from tigon.storage.packs.reader import CellReader
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 SOLVE_CELLS = 8192
 """Cells per read in the final pass."""
-
-WriteCells = Callable[[NDArray[np.int64], NDArray[np.float32]], None]
-"""Takes atlas positions (n,) and loadings (n, k)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def solve_all(
     engine, progress
         Where it runs and who is told.
     write
-        Called with atlas positions and their loadings.
+        Called with atlas positions and their loadings, 8 MiB of these at a time.
 
     Returns
     -------
@@ -93,15 +90,17 @@ def solve_all(
     metagenes = [metagenes_of(problem, W, V, i) for i in range(d)]
     squared_norm, n_unfinished, done = 0.0, 0, 0
     cuts = [(s, min(s + SOLVE_CELLS, pack.n_cells)) for s in range(0, pack.n_cells, SOLVE_CELLS)]
+    gathered = Gathered(write)
     for solved in engine.ordered_map(_BlockSolver(pack, metagenes, tol), cuts):
         for dataset, found in solved.statistics.items():
             A[dataset] += found.A
             add_turned(B[dataset], found.B)
             squared_norm += found.squared_norm
             n_unfinished += found.n_unfinished
-        write(solved.positions, solved.H)
+        gathered.add(solved.positions, solved.H)
         done += len(solved.H)
         progress("solving loadings", done, pack.n_cells)
+    gathered.finish()
     objective = squared_norm + explained(problem, metagenes, W, V, A, B)
     return Solution(A, B, objective, n_unfinished)
 

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
-from tigon.storage.packs.stretches import STRETCH_BYTES, open_to_read, read_at, sum_of_stretch
+from tigon.storage.packs.stretches import STRETCH_BYTES, open_to_read, sum_of_stretch
+from tigon.storage.raw import read_at
 
 FORMAT = 2
 """Number of the format; packs of another are not read."""

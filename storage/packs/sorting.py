@@ -20,7 +20,8 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.packs.stretches import open_to_read, read_at
+from tigon.storage.packs.stretches import open_to_read
+from tigon.storage.raw import read_at
 from tigon.storage.slices import copy_slices
 
 Rows = tuple[NDArray[np.int64], tuple[NDArray[Any], ...]]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tigon.storage.packs.joining import joined_sum
+from tigon.storage.raw import read_at
 
 STRETCH_BYTES = 8 * 2**20
 
@@ -91,17 +91,6 @@ def sums_of_stretches(pieces: Iterable[Piece]) -> list[int]:
             sums.append(crc32)
         end += n_bytes
     return sums
-
-
-def read_at(number: int, buffer: NDArray[np.uint8], offset: int) -> int:
-    """Fill ``buffer`` from a byte of an open file on; returns the bytes read, fewer at its end."""
-    left = buffer.data
-    while left.nbytes:
-        n_read = os.preadv(number, [left], offset)
-        if n_read == 0:
-            break
-        left, offset = left[n_read:], offset + n_read
-    return len(buffer) - left.nbytes
 
 
 def sum_of_stretch(number: int, stretch: int) -> int:
