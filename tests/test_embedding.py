@@ -186,6 +186,22 @@ class TestLayout:
         assert (types[spot] == types[:, None]).mean() > 0.98
         assert np.array_equal(layout, umap_layout(X, near, seed=0, n_epochs=100))
 
+    def test_epochs_are_told(self, capfd: pytest.CaptureFixture[str]) -> None:
+        X = points(3000)
+        near, told = neighbors(X, 15), []
+
+        def tell(stage: str, done: int, total: int, **_: float) -> None:
+            told.append((stage, done, total))
+
+        layout = umap_layout(X, near, seed=0, n_epochs=150, progress=tell)
+        assert {(stage, total) for stage, _, total in told} == {("layout (epochs)", 150)}
+        done = [done for _, done, _ in told]
+        assert done == sorted(set(done))
+        assert (done[0], done[-1]) == (0, 150)
+        assert len(done) > 3  # some while it is made
+        assert np.array_equal(layout, umap_layout(X, near, seed=0, n_epochs=150))
+        assert capfd.readouterr() == ("", "")
+
     @pytest.mark.parametrize("n", [0, 1, 3, 5])
     def test_a_handful_of_cells_has_a_layout(self, n: int) -> None:
         X = points(300)[:n]

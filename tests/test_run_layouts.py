@@ -26,7 +26,8 @@ from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.tsne import tsne_layout
 from tigon.scaling.extending.config import ClusterConfig, LayoutConfig
 from tigon.scaling.extending.points import points_of
-from tigon.storage.errors import InputError, OutputExistsError
+from tigon.storage.errors import InputError
+from tigon.storage.progress import OutputExistsError, Progress
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
@@ -344,14 +345,21 @@ def test_layouts_of_real_cells_are_as_good_as_the_libraries_own(shared_data: Pat
     umap = umap_layout(X, neighbors(X, 20), seed=0)
     # umap-learn's own fit of these 593 cells reaches 0.958, their two first components 0.916.
     assert trustworthiness(X, umap, n_neighbors=15) > 0.95
-    divergences: list[float] = []
+    # Where a descent ends hangs on the last bit, which processors differ in: by 2 % or so.
+    near, ours, theirs = neighbors(X, 90), [], []
+    for seed in range(3):
+        figures_of: list[float] = []
+        tsne = tsne_layout(X, near, seed=seed, progress=_noting(figures_of))
+        ours.append((figures_of[-1], trustworthiness(X, tsne, n_neighbors=15)))
+        peer = opentsne.TSNE(random_state=seed, neighbors="exact").fit(X)
+        theirs.append((peer.kl_divergence, trustworthiness(X, np.asarray(peer), n_neighbors=15)))
+    (divergence, trust), (of_peer, peers_trust) = np.median(ours, 0), np.median(theirs, 0)
+    assert divergence < 1.02 * of_peer
+    assert trust > peers_trust - 0.01
 
+
+def _noting(figures_of: list[float]) -> Progress:
     def tell(stage: str, done: int, total: int, **figures: float) -> None:
-        divergences.extend(figures.values())
+        figures_of.extend(figures.values())
 
-    tsne = tsne_layout(X, neighbors(X, 90), seed=0, progress=tell)
-    peer = opentsne.TSNE(random_state=0, neighbors="exact").fit(X)
-    assert divergences[-1] < 1.02 * peer.kl_divergence
-    assert trustworthiness(X, tsne, n_neighbors=15) > (
-        trustworthiness(X, np.asarray(peer), n_neighbors=15) - 0.01
-    )
+    return tell

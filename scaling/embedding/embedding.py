@@ -110,10 +110,14 @@ def embed(
     give_back()
     coordinates = None
     if config.umap:
-        with whole_stage(progress, "layout", m):
-            coordinates = umap_layout(
-                points, near, seed=seed, min_dist=config.min_dist, n_epochs=config.n_layout_epochs
-            )
+        coordinates = umap_layout(
+            points,
+            near,
+            seed=seed,
+            min_dist=config.min_dist,
+            n_epochs=config.n_layout_epochs,
+            progress=progress,
+        )
     among = Landmarks(chosen, points, found, coordinates)
     clusters = place_cells(
         rows, assigned, among, config.n_placing, write, progress, n_threads=n_threads

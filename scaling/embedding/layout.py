@@ -7,10 +7,18 @@ McInnes, Healy, Melville (2018), arXiv:1802.03426.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.embedding.neighbors import Neighbors
+from tigon.storage.progress import Progress, silent
+
+N_EPOCHS_OF_FEW, N_EPOCHS, _FEW_CELLS = 500, 200, 10_000
+"""Epochs of up to 10,000 cells, and of more, as umap-learn has it."""
+
+_STAGE = "layout (epochs)"
 
 _SPREAD = 1.0
 _JITTER = 1e-4
@@ -24,6 +32,7 @@ def umap_layout(
     seed: int,
     min_dist: float = 0.1,
     n_epochs: int | None = None,
+    progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """Coordinates of the cells, float32, shape (n, 2), centred.
 
@@ -39,6 +48,9 @@ def umap_layout(
         Least distance of cells in the layout.
     n_epochs
         Epochs; None for 500 up to 10,000 cells, 200 above.
+    progress
+        Told of the epochs; in a notebook, where umap-learn's own bar would stand beside, of
+        the first and the last.
 
     Notes
     -----
@@ -53,6 +65,8 @@ def umap_layout(
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     n = len(points)
+    total = n_epochs or (N_EPOCHS_OF_FEW if n <= _FEW_CELLS else N_EPOCHS)
+    told = _Told(progress, total)
     indices = np.column_stack([np.arange(n, dtype=np.int32), near.indices])
     distances = np.column_stack([np.zeros(n, dtype=np.float32), near.distances])
     generator = np.random.RandomState(seed)
@@ -69,7 +83,7 @@ def umap_layout(
         b=b,
         gamma=1.0,
         negative_sample_rate=5,
-        n_epochs=n_epochs,
+        n_epochs=total,
         init=start,
         random_state=generator,
         metric="euclidean",
@@ -77,7 +91,9 @@ def umap_layout(
         densmap=False,
         densmap_kwds={},
         output_dens=False,
+        tqdm_kwds=told.options(),
     )
+    told.end()
     centred: NDArray[np.float32] = (layout - layout.mean(axis=0)).astype(np.float32)
     return centred
 
@@ -93,3 +109,42 @@ def principal_start(points: NDArray[np.float32], seed: int) -> NDArray[np.float3
     extent = max(float(np.ptp(start)), _JITTER)
     start += np.random.default_rng(seed).normal(scale=_JITTER * extent, size=start.shape)
     return start.astype(np.float32)
+
+
+class _Told:
+    """The file that umap-learn writes its bar to, which tells of its epochs instead.
+
+    Parameters
+    ----------
+    progress
+        Who is told; at once of the first epoch, which begins with a graph and with compiling.
+    total
+        Epochs.
+    """
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        progress(_STAGE, 0, total)
+
+    def options(self) -> dict[str, Any]:
+        """What tqdm is given."""
+        from tqdm.auto import tqdm
+
+        if any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__):
+            return {"disable": True}
+        return {"disable": False, "file": self, "bar_format": "{n}", "mininterval": 0.1}
+
+    def write(self, text: str) -> None:
+        """A bar, that is the number of epochs done, or what tqdm writes to clear it."""
+        done = int(text) if text.strip().isdigit() else self._done
+        if done > self._done:
+            self._done = done
+            self._progress(_STAGE, done, self._total)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def end(self) -> None:
+        """The last epoch is done."""
+        if self._done < self._total:
+            self._progress(_STAGE, self._total, self._total)

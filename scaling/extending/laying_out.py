@@ -200,7 +200,11 @@ def _coordinates(
             progress=progress,
         )
     embed = config.embed_config()
-    with whole_stage(progress, "layout", len(points)):
-        return umap_layout(
-            points, near, seed=seed, min_dist=embed.min_dist, n_epochs=embed.n_layout_epochs
-        )
+    return umap_layout(
+        points,
+        near,
+        seed=seed,
+        min_dist=embed.min_dist,
+        n_epochs=embed.n_layout_epochs,
+        progress=progress,
+    )
