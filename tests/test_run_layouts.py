@@ -26,8 +26,8 @@ from tigon.scaling.embedding.neighbors import nearest, neighbors
 from tigon.scaling.embedding.tsne import tsne_layout
 from tigon.scaling.extending.config import ClusterConfig, LayoutConfig
 from tigon.scaling.extending.points import points_of
-from tigon.storage.errors import InputError
-from tigon.storage.progress import OutputExistsError, Progress
+from tigon.storage.errors import InputError, OutputExistsError
+from tigon.storage.progress import Progress
 from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
