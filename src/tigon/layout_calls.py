@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tigon.main_job import told_to
 from tigon.scaling.budget import parse_bytes
@@ -103,19 +105,18 @@ def embed(
         n_placing=n_placing,
         random_state=random_state,
     )
-    use_one_heap()
-    with told_to(progress=progress) as tell:
-        return lay_out_run(
-            path_of(run),
-            use,
-            config,
-            out=None if out is None else Path(out),
-            n_threads=threads_of(n_threads),
-            memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
-            overwrite=overwrite,
-            command=command,
-            progress=tell,
-        )
+    return _add(
+        lay_out_run,
+        run,
+        use,
+        config,
+        out,
+        n_threads,
+        memory_limit,
+        progress=progress,
+        overwrite=overwrite,
+        command=command,
+    )
 
 
 def cluster(
@@ -179,18 +180,44 @@ def cluster(
         n_placing=n_placing,
         random_state=random_state,
     )
+    return _add(
+        cluster_run,
+        run,
+        use,
+        config,
+        out,
+        n_threads,
+        memory_limit,
+        progress=progress,
+        overwrite=overwrite,
+        command=command,
+    )
+
+
+def _add(
+    make: Callable[..., Run],
+    run: Run | str | os.PathLike[str],
+    use: str | None,
+    config: LayoutConfig | ClusterConfig,
+    out: str | os.PathLike[str] | None,
+    n_threads: int | None,
+    memory_limit: str | int | None,
+    *,
+    progress: Progress | bool | None,
+    **how: Any,
+) -> Run:
+    """A run with what ``make`` adds to it, options in a user's words."""
     use_one_heap()
     with told_to(progress=progress) as tell:
-        return cluster_run(
+        return make(
             path_of(run),
             use,
             config,
             out=None if out is None else Path(out),
             n_threads=threads_of(n_threads),
             memory_limit_bytes=None if memory_limit is None else parse_bytes(memory_limit),
-            overwrite=overwrite,
-            command=command,
             progress=tell,
+            **how,
         )
 
 

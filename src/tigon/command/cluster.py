@@ -75,11 +75,10 @@ def cluster(
             memory_limit=memory_limit,
         )
         from tigon.command.showing.added import describe_clusters, tell_clusters
-        from tigon.kernels.compiling import compilations
         from tigon.layout_calls import cluster as find_clusters
 
         command = as_called(context, "cluster")
-        with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        with shown.compiling():
             made = find_clusters(run, command=command, progress=shown.progress, **options)
         facts = describe_clusters(made, name)
         shown.answer(facts, tell_clusters(facts))

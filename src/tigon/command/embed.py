@@ -100,11 +100,10 @@ def embed(
             memory_limit=memory_limit,
         )
         from tigon.command.showing.added import describe_layout, tell_layout
-        from tigon.kernels.compiling import compilations
         from tigon.layout_calls import embed as lay_out
 
         command = as_called(context, "embed")
-        with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        with shown.compiling():
             made = lay_out(run, command=command, progress=shown.progress, **options)
         facts = describe_layout(made, f"X_{method.value}")
         shown.answer(facts, tell_layout(facts))

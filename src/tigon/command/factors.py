@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,18 +91,13 @@ def _list(run: str, n_top: int, n_threads: int | None, shown: Session) -> None:
 
 
 def _drop(run: str, text: str, out: str, options: dict[str, Any], shown: Session) -> None:
-    from tigon.command.showing.describe import describe_run, tell_run
     from tigon.factor_calls import drop_factors
-    from tigon.kernels.compiling import compilations
-    from tigon.main_job import report_path
 
     numbers = wanted_factors(text)
     check_spared([run], out)
-    with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+    with shown.compiling():
         made = drop_factors(run, numbers, out, progress=shown.progress, **options)
-    facts = describe_run(made)
-    facts["report"] = str(report_path(Path(out))) if options["report"] else None
-    shown.answer(facts, tell_run(facts))
+    shown.answer_with_run(made, out, report=options["report"])
 
 
 def _both_given(drop_factors: str | None, out: str | None) -> str:

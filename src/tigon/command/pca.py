@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -224,16 +223,11 @@ def pca(
 def _decompose(
     source: str | list[str], out: str, options: dict[str, Any], command: str, shown: Session
 ) -> None:
-    from tigon.command.showing.describe import describe_run, tell_run
-    from tigon.kernels.compiling import compilations
-    from tigon.main_job import report_path
     from tigon.pca_job import pca as make_run
 
-    with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+    with shown.compiling():
         run = make_run(source, out=out, command=command, progress=shown.progress, **options)
-    facts = describe_run(run)
-    facts["report"] = str(report_path(Path(out))) if options["report"] else None
-    shown.answer(facts, tell_run(facts))
+    shown.answer_with_run(run, out, report=options["report"])
 
 
 def _show_plan(source: str | list[str], out: str, options: dict[str, Any], shown: Session) -> None:

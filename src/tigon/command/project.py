@@ -80,11 +80,10 @@ def project(
     """
     with session(quiet=quiet, as_json=as_json, verbose=verbose) as shown, nothing_left(out):
         check_spared([run, *new], out)
-        from tigon.kernels.compiling import compilations
         from tigon.scenarios import project as project_cells
 
         command = as_called(context, "project")
-        with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        with shown.compiling():
             made = project_cells(
                 run,
                 new[0] if len(new) == 1 else new,

@@ -204,10 +204,9 @@ def select(
             shown.answer(facts, _tell_plan(facts))
             return
         options.update(resume=resume, restart=restart)
-        from tigon.kernels.compiling import compilations
 
         command = as_called(context, "select")
-        with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        with shown.compiling():
             found = selection(source, command=command, progress=shown.progress, **options)
         facts = _describe(found, out, str(table_path(Path(out))))
         shown.answer(facts, _tell(facts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -142,19 +141,14 @@ def update(
             report=report,
         )
         check_spared([run, *(new or []), *(refresh or [])], out)
-        from tigon.command.showing.describe import describe_run, tell_run
-        from tigon.kernels.compiling import compilations
-        from tigon.main_job import report_path
         from tigon.scenarios import update as update_run
 
         command = as_called(context, "update")
-        with compilations(shown.progress.compiling_began, shown.progress.compiling_ended):
+        with shown.compiling():
             made = update_run(
                 run, _one_or_all(new), out, command=command, progress=shown.progress, **options
             )
-        facts = describe_run(made)
-        facts["report"] = str(report_path(Path(out))) if report else None
-        shown.answer(facts, tell_run(facts))
+        shown.answer_with_run(made, out, report=report)
 
 
 def _one_or_all(sources: list[str] | None) -> str | list[str] | None:

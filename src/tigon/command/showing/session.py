@@ -8,15 +8,19 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from tigon.command.showing.failing import explained, say
 from tigon.command.showing.progress import Display, make_display
+
+if TYPE_CHECKING:
+    from tigon.storage.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,21 @@ class Session:
     progress: Display
     quiet: bool
     as_json: bool
+
+    def compiling(self) -> AbstractContextManager[Any]:
+        """While kernels may be compiled, which is then shown."""
+        from tigon.kernels.compiling import compilations
+
+        return compilations(self.progress.compiling_began, self.progress.compiling_ended)
+
+    def answer_with_run(self, run: Run, out: str, *, report: bool) -> None:
+        """Show a run that was written to ``out``, and where its report is."""
+        from tigon.command.showing.describe import describe_run, tell_run
+        from tigon.main_job import report_path
+
+        facts = describe_run(run)
+        facts["report"] = str(report_path(Path(out))) if report else None
+        self.answer(facts, tell_run(facts))
 
     def answer(self, facts: Mapping[str, Any], text: str) -> None:
         """Show the result: ``facts`` as JSON, or ``text`` for people."""
