@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Size:
     n_genes: int = 2000
     components: tuple[int, ...] = (20, 40, 100)
     densities: tuple[float, ...] = (0.05, 0.10)
-    n_repeats: int = 7
+    n_repeats: int = 21
     n_epochs: int = 25
     resident_cells: int = 1_000_000
     peer_cells: int = 1000
@@ -70,8 +70,11 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=["nnls", "step", "epoch"], action="append")
+    parser.add_argument("--n-components", type=int, action="append", help="20, 40 and 100")
     options = parser.parse_args()
     size = TINY if options.tiny else Size()
+    if options.n_components:
+        size = replace(size, components=tuple(options.n_components))
     about = {"benchmark": "kernels", **machine(), "threads": options.threads}
     about |= ceilings(options.threads, 200 if options.tiny else 2000)
     parts = {"nnls": least_squares, "step": steps, "epoch": epochs}
