@@ -19,8 +19,8 @@ from tigon.kernels.threads import map_tiles
 _TILE_CELLS = 1280
 """Cells of a task at least; no cell depends on how they are cut."""
 
-_WORTH_A_THREAD = 4_000_000
-"""n k^2 of mode "fast" that are worth another thread, which takes a tenth of a millisecond."""
+_WORTH_A_THREAD = 1_000_000
+"""n k^2 of mode "fast" that are worth another thread, which takes some 50 microseconds."""
 
 MAX_SWEEPS = {"fast": 500, "tight": 20_000}
 """Sweeps after which a cell keeps what it has: singular systems converge slowly."""
