@@ -90,13 +90,14 @@ class RowFile:
         By one thread at a time: rows that lie between those of ``positions``, and near them,
         are read and written back as they are.
         """
-        if not len(positions):
+        if not rows.size:
             return
         order = np.argsort(positions, kind="stable")
         positions, rows = positions[order], np.ascontiguousarray(rows[order], np.float32)
         starts = self._spans(positions)
         stops = np.append(starts[1:], len(positions))
-        whole = positions[stops - 1] - positions[starts] == stops - 1 - starts
+        gaps = np.append(0, np.cumsum(np.diff(positions) != 1))
+        whole = gaps[stops - 1] == gaps[starts]
         offsets = (positions[starts[whole]] * self._row_bytes).tolist()
         with self.path.open("r+b", buffering=0) as file:
             number = file.fileno()

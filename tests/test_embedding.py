@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from io import StringIO
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
+from tqdm.auto import tqdm
 
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.embedding.embedding import embed
 from tigon.scaling.embedding.graph import shared_neighbors
 from tigon.scaling.embedding.landmarks import landmarks, quotas
-from tigon.scaling.embedding.layout import umap_layout
+from tigon.scaling.embedding.layout import _Told, umap_layout
 from tigon.scaling.embedding.leiden import by_size, leiden
 from tigon.scaling.embedding.neighbors import Neighbors, nearest, neighbors
 from tigon.scaling.embedding.placing import place_coordinates, place_labels
@@ -198,9 +202,27 @@ class TestLayout:
         done = [done for _, done, _ in told]
         assert done == sorted(set(done))
         assert (done[0], done[-1]) == (0, 150)
-        assert len(done) > 3  # some while it is made
         assert np.array_equal(layout, umap_layout(X, near, seed=0, n_epochs=150))
         assert capfd.readouterr() == ("", "")
+
+    def test_each_epoch_can_be_told_and_what_fails_is_raised_at_the_end(self) -> None:
+        told: list[int] = []
+
+        def tell(stage: str, done: int, total: int, **_: float) -> None:
+            told.append(done)
+            if done == 7:
+                raise ValueError("the file is closed")  # which tqdm takes for its own
+
+        bar = _Told(tell, 10)
+        at_once = bar.options() | {"mininterval": 0, "miniters": 1}
+        assert list(tqdm(range(10), **at_once)) == list(range(10))
+        assert told == list(range(8))
+        with pytest.raises(ValueError, match="the file is closed"):
+            bar.end()
+        other = threading.Thread(target=lambda: list(tqdm([1], file=StringIO())), daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive()  # bars of other threads go on
 
     @pytest.mark.parametrize("n", [0, 1, 3, 5])
     def test_a_handful_of_cells_has_a_layout(self, n: int) -> None:

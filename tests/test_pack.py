@@ -269,7 +269,15 @@ def test_rows_between_those_that_are_written_stay(
             new = rng.random((len(some), width), np.float32) + np.float32(number)
             rows.write_at(some, new)
             expected[some] = new
+            rows.write_at(some[:0], new[:0])
             np.testing.assert_array_equal(rows.read(0, n), expected)
+
+
+def test_of_two_rows_for_one_position_the_last_stays(tmp_path: Path) -> None:
+    rows = RowFile(tmp_path / "H", (5, 2))
+    positions = np.array([3, 0, 0, 1])
+    rows.write_at(positions, np.arange(1, 9, dtype=np.float32).reshape(4, 2))
+    assert rows.read(0, 5)[:, 0].tolist() == [5, 7, 0, 1, 0]
 
 
 def test_near_rows_are_written_in_few_calls_and_far_ones_alone(

@@ -114,6 +114,9 @@ def principal_start(points: NDArray[np.float32], seed: int) -> NDArray[np.float3
 class _Told:
     """The file that umap-learn writes its bar to, which tells of its epochs instead.
 
+    It is written to while tqdm holds a lock of all bars, which an error would leave locked:
+    what goes wrong in telling is raised at the end.
+
     Parameters
     ----------
     progress
@@ -124,6 +127,7 @@ class _Told:
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
+        self._error: BaseException | None = None
         progress(_STAGE, 0, total)
 
     def options(self) -> dict[str, Any]:
@@ -137,14 +141,25 @@ class _Told:
     def write(self, text: str) -> None:
         """A bar, that is the number of epochs done, or what tqdm writes to clear it."""
         done = int(text) if text.strip().isdigit() else self._done
-        if done > self._done:
+        if done > self._done and self._error is None:
             self._done = done
-            self._progress(_STAGE, done, self._total)
+            try:
+                self._progress(_STAGE, done, self._total)
+            except BaseException as error:
+                self._error = error
 
     def flush(self) -> None:
         """Nothing is held back."""
 
     def end(self) -> None:
-        """The last epoch is done."""
+        """The last epoch is done.
+
+        Raises
+        ------
+        BaseException
+            What was raised by whoever was told.
+        """
+        if self._error is not None:
+            raise self._error
         if self._done < self._total:
             self._progress(_STAGE, self._total, self._total)

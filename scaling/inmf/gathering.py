@@ -15,7 +15,7 @@ WriteCells = Callable[[NDArray[np.int64], NDArray[np.float32]], None]
 """Takes atlas positions (n,) and loadings (n, k)."""
 
 GATHERED_BYTES = 8 * 2**20
-"""Loadings that are written together, and those of one block more."""
+"""Loadings that are written together, with their positions, and those of one block more."""
 
 
 class Gathered:
@@ -39,13 +39,16 @@ class Gathered:
     def add(self, positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
         """Atlas positions (n,) and loadings (n, k) of a block."""
         self._blocks.append((positions, H))
-        self._n_bytes += H.nbytes
+        # Whoever writes them puts them in order, which takes as much again for positions.
+        self._n_bytes += H.nbytes + 4 * positions.nbytes
         if self._n_bytes >= GATHERED_BYTES:
             self.finish()
 
     def finish(self) -> None:
         """Write what is left."""
-        if self._blocks:
-            positions, H = map(np.concatenate, zip(*self._blocks, strict=True))
-            self._blocks, self._n_bytes = [], 0
-            self._write(positions, H)
+        blocks, self._blocks, self._n_bytes = self._blocks, [], 0
+        if len(blocks) > 1:
+            positions, H = map(np.concatenate, zip(*blocks, strict=True))
+            blocks = [(positions, H)]
+        for block in blocks:
+            self._write(*block)
