@@ -40,11 +40,12 @@ def test_whoever_is_first_sums_are_of_the_tiles_order(n_threads: int) -> None:
         reversed(range(60)),
         np.random.default_rng(1).permutation(60).tolist(),
     ):
-        tiles, sums = _tiles(60), OrderedSums()
+        tiles, found_of = _tiles(60), {}
+        sums = OrderedSums(found_of)
         with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(lambda i: sums.add(i, *tiles[i]), list(order)))  # noqa: B023
-        assert sums.by_dataset.keys() == wanted.keys()
-        for dataset, found in sums.by_dataset.items():
+        assert found_of.keys() == wanted.keys()
+        for dataset, found in found_of.items():
             assert found.A.tobytes() == wanted[dataset].A.tobytes()
             assert found.B.tobytes() == wanted[dataset].B.tobytes()
             assert (found.loss, found.n_cells) == (wanted[dataset].loss, wanted[dataset].n_cells)

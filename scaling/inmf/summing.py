@@ -9,19 +9,19 @@ from tigon.scaling.inmf.tiles import add_statistics
 
 
 class OrderedSums:
-    """Statistics by dataset; may be added to by several threads.
+    """Adds statistics of tiles that several threads give.
 
     A tile is added when all before it have been, by whichever thread finds it so: the
     thread that is done with its own tile, and not the one that waits for all of them.
 
-    Attributes
+    Parameters
     ----------
     by_dataset
-        What has been added, which is all once every tile has been given.
+        What they are added to; holds all of them once every tile has been given.
     """
 
-    def __init__(self) -> None:
-        self.by_dataset: dict[int, TileStatistics] = {}
+    def __init__(self, by_dataset: dict[int, TileStatistics]) -> None:
+        self._by_dataset = by_dataset
         self._waiting: dict[int, tuple[int, TileStatistics]] = {}
         self._next = 0
         self._adding = threading.Lock()
@@ -33,7 +33,7 @@ class OrderedSums:
         while self._next in self._waiting and self._adding.acquire(blocking=False):
             try:
                 while self._next in self._waiting:
-                    add_statistics(self.by_dataset, *self._waiting.pop(self._next))
+                    add_statistics(self._by_dataset, *self._waiting.pop(self._next))
                     self._next += 1
             finally:
                 self._adding.release()

@@ -150,16 +150,14 @@ class Solver:
         tables: dict[int, MetageneTable] = {}
         while known:
             tables.update([known.popitem()])
-        sums, n_tiles, n_cells = OrderedSums(), 0, 0
+        deltas: dict[int, TileStatistics] = {}
+        n_cells = 0
         for minibatch in minibatches:
             tables |= self._tables(minibatch, version, tables, spread)
-            tiles = list(enumerate(minibatch.tiles, n_tiles))
-            self._loadings(tiles, minibatch.H, tables, sizes, spread, sums)
-            n_tiles += len(tiles)
+            self._loadings(minibatch, tables, sizes, spread, deltas)
             self.starts.now.write(minibatch.start, minibatch.H)
             n_cells += len(minibatch.H)
-        loss = sum(delta.loss for delta in sums.by_dataset.values())
-        return Found(sums.by_dataset, loss, n_cells)
+        return Found(deltas, sum(delta.loss for delta in deltas.values()), n_cells)
 
     def _tables(
         self, minibatch: Minibatch, version: Version, known: dict[int, Any], spread: Spread
@@ -172,14 +170,14 @@ class Solver:
 
     def _loadings(
         self,
-        tiles: list[tuple[int, DatasetTile]],
-        H: NDArray[np.float32],
+        minibatch: Minibatch,
         tables: dict[int, MetageneTable],
         sizes: NDArray[np.float32],
         spread: Spread,
-        sums: OrderedSums,
+        deltas: dict[int, TileStatistics],
     ) -> None:
-        """Solve numbered tiles, the rows of H in place, and add what they yield."""
+        """Solve the cells in place, and add what their tiles yield."""
+        sums, H = OrderedSums(deltas), minibatch.H
 
         def solve(numbered: tuple[int, DatasetTile]) -> None:
             number, tile = numbered
@@ -187,4 +185,4 @@ class Solver:
             found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, sizes)
             sums.add(number, tile.dataset, found)
 
-        deque(spread(solve, tiles), maxlen=0)
+        deque(spread(solve, list(enumerate(minibatch.tiles))), maxlen=0)
