@@ -5,7 +5,8 @@ Every check works on NumPy and CuPy arrays alike, through their own methods.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf
@@ -52,8 +53,15 @@ def check_same_library(**arrays: Any) -> str:
     return libraries.pop()
 
 
-def check_matrix(name: str, array: Any, shape: tuple[int | None, int | None]) -> None:
+def check_matrix(
+    name: str, array: Any, shape: tuple[int | None, int | None]
+) -> tuple[float, float]:
     """A real matrix of the given shape (None: any), with finite entries.
+
+    Returns
+    -------
+    lowest, highest
+        Entries of it; both zero where there are none.
 
     Raises
     ------
@@ -73,7 +81,10 @@ def check_matrix(name: str, array: Any, shape: tuple[int | None, int | None]) ->
     if not fits:
         wanted_shape = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"{name} has shape {array.shape}: ({wanted_shape}) is needed")
-    check_finite(name, array)
+    found = extent(array)
+    if not all(map(isfinite, found)):
+        _refuse_not_finite(name, array)
+    return found
 
 
 def check_finite(name: str, array: Any) -> None:
@@ -84,14 +95,16 @@ def check_finite(name: str, array: Any) -> None:
     ValueError
         Some are not.
     """
-    if array.dtype.kind != "f":
-        return
-    if not _all_finite(array):
-        n_bad = int(array.size - (abs(array) < np.inf).sum())
-        raise ValueError(
-            f"{name} has {n_bad} entries that are not finite: look for overflow or missing "
-            "values in what it was computed from"
-        )
+    if array.dtype.kind == "f" and not all(map(isfinite, extent(array))):
+        _refuse_not_finite(name, array)
+
+
+def _refuse_not_finite(name: str, array: Any) -> NoReturn:
+    n_bad = int(array.size - (abs(array) < np.inf).sum())
+    raise ValueError(
+        f"{name} has {n_bad} entries that are not finite: look for overflow or missing "
+        "values in what it was computed from"
+    )
 
 
 def check_result(name: str, array: Any) -> Any:
@@ -102,7 +115,7 @@ def check_result(name: str, array: Any) -> Any:
     ValueError
         Some entries did not.
     """
-    if not _all_finite(array):
+    if not all(map(isfinite, extent(array))):
         raise ValueError(
             f"{name} leaves the range of {array.dtype}: what it is computed from is too large; "
             "multiply it by a constant"
@@ -110,23 +123,27 @@ def check_result(name: str, array: Any) -> Any:
     return array
 
 
-def _all_finite(array: Any) -> bool:
+def extent(array: Any) -> tuple[float, float]:
+    """Lowest and highest entry, in one pass; zeros of none, not a number where one is none."""
+    if array.size == 0:
+        return 0.0, 0.0
     if type(array) is np.ndarray and array.dtype in (np.float32, np.float64):
-        from tigon.kernels.cpu.scanning import all_finite
+        from tigon.kernels.cpu import scanning
 
-        return bool(all_finite(np.ascontiguousarray(array).ravel()))
-    return bool((abs(array) < np.inf).all())
+        lowest, highest = scanning.extent(np.ascontiguousarray(array).ravel())
+    else:
+        lowest, highest = array.min(), array.max()
+    return float(lowest), float(highest)
 
 
-def check_not_negative(name: str, array: Any, remedy: str) -> None:
-    """An array of any shape without negative entries.
+def check_not_negative(name: str, lowest: float, remedy: str) -> None:
+    """An array whose lowest entry is zero or above.
 
     Raises
     ------
     ValueError
-        Some are negative.
+        It is below.
     """
-    lowest = float(array.min()) if array.size else 0.0
     if lowest < 0:
         raise ValueError(
             f"{name} has negative entries (lowest: {lowest:g}): zero or above is needed; {remedy}"

@@ -128,9 +128,9 @@ def hals(
     """
     library = check_same_library(factor=factor, target=target, gram=gram)
     check_gram(gram, import_module(library), "gram")
-    check_matrix("factor", factor, (len(gram), None))
+    lowest, _ = check_matrix("factor", factor, (len(gram), None))
     check_matrix("target", target, factor.shape)
-    check_not_negative("factor", factor, "clip it")
+    check_not_negative("factor", lowest, "clip it")
     if isinstance(n_sweeps, bool) or not isinstance(n_sweeps, int):
         raise TypeError(f"n_sweeps is {n_sweeps!r}: a whole number is needed")
     if n_sweeps < 1:

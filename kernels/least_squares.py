@@ -15,7 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tigon.kernels.checking import Array, check_gram, check_matrix, check_same_library, module_of
+from tigon.kernels.checking import (
+    Array,
+    check_gram,
+    check_matrix,
+    check_not_negative,
+    check_same_library,
+    module_of,
+)
 
 Mode = Literal["fast", "tight", "exact"]
 
@@ -136,9 +143,9 @@ def nnls(
     for needed in (G, R):
         module_of(needed)
     library = check_same_library(G=G, R=R, H0=H0)
-    _check_problem(G, R, H0, library)
+    largest = _check_problem(G, R, H0, library)
     twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.least_squares")
-    H, sweeps, residual = twin.solve(G, R, H0, tol, mode, n_threads)
+    H, sweeps, residual = twin.solve(G, R, H0, tol, mode, n_threads, largest)
     info = LeastSquaresInfo(sweeps, residual, residual <= tol)
     if not info.converged.all():
         n_left = int((~info.converged).sum())
@@ -166,14 +173,10 @@ def _checked_tolerance(mode: Any, tol: Any) -> float:
     return float(tol)
 
 
-def _check_problem(G: Array, R: Array, H0: Array | None, library: str) -> None:
-    if library == "cupy":
-        import cupy
-
-        check_gram(G, cupy)
-    else:
-        check_gram(G)
-    check_matrix("R", R, (None, len(G)))
+def _check_problem(G: Array, R: Array, H0: Array | None, library: str) -> float:
+    """Refuse what cannot be solved; returns the largest |R|."""
+    check_gram(G, import_module(library))
+    lowest, highest = check_matrix("R", R, (None, len(G)))
     unused = G.diagonal() == 0
     if unused.any() and R.shape[0] and bool((R[:, unused] > 0).any()):
         raise ValueError(
@@ -181,10 +184,5 @@ def _check_problem(G: Array, R: Array, H0: Array | None, library: str) -> None:
             "is zero: G and R are of different metagenes; compute both from the same L"
         )
     if H0 is not None:
-        check_matrix("H0", H0, R.shape)
-        lowest = float(H0.min()) if H0.size else 0.0
-        if lowest < 0:
-            raise ValueError(
-                f"H0 has negative entries (lowest: {lowest:g}): loadings start at zero or above; "
-                "clip them"
-            )
+        check_not_negative("H0", check_matrix("H0", H0, R.shape)[0], "clip it")
+    return max(-lowest, highest)

@@ -80,8 +80,8 @@ def minibatch_step(
     check_metagenes(metagenes, import_module(library))
     as_tile(tile, len(metagenes.scaled))
     if H0 is not None:
-        check_matrix("H0", H0, (len(tile.rows), len(metagenes.gram)))
-        check_not_negative("H0", H0, "clip it")
+        lowest, _ = check_matrix("H0", H0, (len(tile.rows), len(metagenes.gram)))
+        check_not_negative("H0", lowest, "clip it")
     twin = import_module(f"tigon.kernels.{'gpu' if library == 'cupy' else 'cpu'}.whole")
     H, statistics = twin.minibatch_step(tile, metagenes, tol, H0, n_threads)
     return H, statistics

@@ -22,6 +22,7 @@ from tigon.kernels.checking import (
     check_finite,
     check_matrix,
     check_not_negative,
+    extent,
     module_of,
 )
 from tigon.kernels.tile import CellTile
@@ -232,8 +233,8 @@ def _scales(
         _check_scale("row_scale", array, array.shape and (len(rows),))
         rows = rows * array
     if log1p:
-        check_not_negative("row_scale", rows, "leave out log1p")
-        check_not_negative("X", tile.counts[entries_of(tile)], "leave out log1p")
+        check_not_negative("row_scale", extent(rows)[0], "leave out log1p")
+        check_not_negative("X", extent(tile.counts[entries_of(tile)])[0], "leave out log1p")
     if column_scale is None:
         return rows, import_module(library_of(tile)).ones(m)
     _check_scale("column_scale", column_scale, (m,))

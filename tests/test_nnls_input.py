@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]]
         (G, R, changed(H0, -0.5)),
         {},
         ValueError,
-        "H0 has negative entries (lowest: -0.5): loadings start at zero or above; clip them",
+        "H0 has negative entries (lowest: -0.5): zero or above is needed; clip it",
     ),
     "G of one dimension": ((G[0], R), {}, ValueError, "G has shape (4,): (any, any) is needed"),
     "G not square": ((G[:3], R), {}, ValueError, "G has shape (3, 4): a Gram matrix is square"),

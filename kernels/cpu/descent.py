@@ -19,15 +19,20 @@ from numba import njit
 
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import (
+    PART_BYTES,
     absolute,
     at,
     broadcast,
     load,
+    load_apart,
+    load_as,
     lowest_bit,
     maximum,
     multiply,
     put,
     store,
+    store_apart,
+    store_as,
     which_at_most,
 )
 from tigon.kernels.cpu.sweep import GROUP_BYTES, PARTS, sweep
@@ -45,19 +50,27 @@ def fast_limit(tol: float) -> np.float32:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _enter(R, r_start, r_scale, H, h_start, h_scale, k, group, r, h):  # type: ignore[no-untyped-def]
-    """Bring a cell into the lane that begins at ``group``."""
-    lanes = GROUP_BYTES // h.itemsize
-    for j in range(k):
-        put(r, group + j * lanes, h.dtype.type(at(R, r_start + j) * r_scale))
-        put(h, group + j * lanes, h.dtype.type(at(H, h_start + j) * h_scale))
+def _enter(values, start, scale, k, lane, group):  # type: ignore[no-untyped-def]
+    """Bring the k values of a cell into one lane of a group that begins at ``lane``."""
+    lanes = GROUP_BYTES // group.itemsize
+    together = PART_BYTES // group.itemsize
+    whole = k // together * together
+    for j in range(0, whole, together):
+        store_apart(group, lane + j * lanes, lanes, load_as(values, start + j, scale, group))
+    for j in range(whole, k):
+        put(group, lane + j * lanes, group.dtype.type(at(values, start + j) * scale))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _leave(h, group, h_scale, H, h_start, k):  # type: ignore[no-untyped-def]
-    lanes = GROUP_BYTES // h.itemsize
-    for j in range(k):
-        put(H, h_start + j, H.dtype.type(at(h, group + j * lanes) * h_scale))
+def _leave(group, lane, scale, values, start, k):  # type: ignore[no-untyped-def]
+    lanes = GROUP_BYTES // group.itemsize
+    together = PART_BYTES // group.itemsize
+    whole = k // together * together
+    for j in range(0, whole, together):
+        found = load_apart(group, lane + j * lanes, lanes)
+        store_as(values, start + j, multiply(found, scale))
+    for j in range(whole, k):
+        put(values, start + j, values.dtype.type(at(group, lane + j * lanes) * scale))
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -120,7 +133,8 @@ def descend(  # type: ignore[no-untyped-def]
         lane = place // lanes * stride + place % lanes
         cell[place] = place
         busy[place // lanes] |= np.int64(1) << (place % lanes)
-        _enter(R, place * r_stride, into_r, start, place * h_stride, into_h, k, lane, r, h)
+        _enter(R, place * r_stride, into_r, k, lane, r)
+        _enter(start, place * h_stride, into_h, k, lane, h)
     following = n_busy
     _measure(r, np.int64(0), stride, tol, size, highest, limit, np.int64(0))
     _measure(r, stride, 2 * stride, tol, size, highest, limit, lanes)
@@ -153,8 +167,8 @@ def descend(  # type: ignore[no-untyped-def]
                 began[place] = n_sweeps
                 if following < n:
                     cell[place] = following
-                    at_r, at_h = following * r_stride, following * h_stride
-                    _enter(R, at_r, into_r, start, at_h, into_h, k, first + i, r, h)
+                    _enter(R, following * r_stride, into_r, k, first + i, r)
+                    _enter(start, following * h_stride, into_h, k, first + i, h)
                     following += 1
                     entered = True
                 else:

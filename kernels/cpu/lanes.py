@@ -55,12 +55,24 @@ def _joined(context: Any, builder: Any, lanes: LanesType, parts: list[Any]) -> A
     return value
 
 
-def _broadcast(builder: Any, scalar: Any, lanes: LanesType) -> list[Any]:
-    vector = _vector(lanes.dtype)
+def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-    return [builder.shuffle_vector(first, undefined, zeros)] * lanes.parts
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _broadcast(builder: Any, scalar: Any, lanes: LanesType) -> list[Any]:
+    return [_splat(builder, scalar, _vector(lanes.dtype))] * lanes.parts
+
+
+def _converted(builder: Any, vector: Any, dtype: Any) -> Any:
+    """As many float32 or float64 of a vector of the other."""
+    wanted = ir.VectorType(_vector(dtype).element, vector.type.count)
+    if wanted == vector.type:
+        return vector
+    is_wider = dtype == types.float64
+    return builder.fpext(vector, wanted) if is_wider else builder.fptrunc(vector, wanted)
 
 
 def _operand(builder: Any, value: Any, of: Any, lanes: LanesType) -> list[Any]:
@@ -157,6 +169,85 @@ def store(_typing: Any, array: Any, i: Any, value: Any) -> Any:
     return types.void(array, i, value), generate
 
 
+@intrinsic
+def load_as(_typing: Any, array: Any, i: Any, scale: Any, like: Any) -> Any:
+    """One vector of the type of the array ``like``: elements from i on, times ``scale``.
+
+    They are multiplied in their own type, and rounded to the other then.
+    """
+    _check_flat(array)
+    lanes = LanesType(like.dtype, 1)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        count = _vector(lanes.dtype).count
+        own = ir.VectorType(_vector(array.dtype).element, count)
+        address = builder.bitcast(_address(context, builder, sig, args), own.as_pointer())
+        found = builder.load(address)
+        found.align = array.dtype.bitwidth // 8
+        scaled = builder.fmul(found, _splat(builder, args[2], own))
+        return _joined(context, builder, lanes, [_converted(builder, scaled, lanes.dtype)])
+
+    return lanes(array, i, array.dtype, like), generate
+
+
+@intrinsic
+def store_as(_typing: Any, array: Any, i: Any, value: Any) -> Any:
+    """Write one vector, in the type of the array, from element i on."""
+    _check_flat(array)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (part,) = _parts(builder, args[2], value)
+        found = _converted(builder, part, array.dtype)
+        address = _address(context, builder, sig, args)
+        builder.store(found, builder.bitcast(address, found.type.as_pointer())).align = (
+            array.dtype.bitwidth // 8
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, i, value), generate
+
+
+@intrinsic
+def store_apart(_typing: Any, array: Any, i: Any, apart: Any, value: Any) -> Any:
+    """Write the lanes of one vector to the elements i, i + apart, i + 2 apart and so on."""
+    _check_flat(array)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (part,) = _parts(builder, args[3], value)
+        places = _addresses_apart(context, builder, sig, args, part.type.count)
+        for lane, address in enumerate(places):
+            element = builder.extract_element(part, ir.Constant(ir.IntType(32), lane))
+            builder.store(element, address)
+        return context.get_dummy_value()
+
+    return types.void(array, i, types.intp, value), generate
+
+
+@intrinsic
+def load_apart(_typing: Any, array: Any, i: Any, apart: Any) -> Any:
+    """One vector of the elements i, i + apart, i + 2 apart and so on of a flat array."""
+    _check_flat(array)
+    lanes = LanesType(array.dtype, 1)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        part: Any = ir.Constant(_vector(lanes.dtype), ir.Undefined)
+        places = _addresses_apart(context, builder, sig, args, part.type.count)
+        for lane, address in enumerate(places):
+            element = builder.load(address)
+            part = builder.insert_element(part, element, ir.Constant(ir.IntType(32), lane))
+        return _joined(context, builder, lanes, [part])
+
+    return lanes(array, i, types.intp), generate
+
+
+def _addresses_apart(context: Any, builder: Any, sig: Any, args: Any, count: int) -> list[Any]:
+    """Pointers to ``count`` elements of the array ``args[0]``, ``args[2]`` from each other."""
+    found = [_address(context, builder, sig, args)]
+    for _ in range(count - 1):
+        found.append(builder.gep(found[-1], [args[2]]))
+    return found
+
+
 def _elementwise(operation: Any, lanes: LanesType, operands: tuple[Any, ...]) -> Any:
     """Signature and code of an operation; operands that are scalars are broadcast."""
     taken = [v if isinstance(v, LanesType) else lanes.dtype for v in operands]
@@ -217,6 +308,16 @@ def maximum(_typing: Any, a: Any, b: Any) -> Any:
 
     def operation(builder: Any, x: Any, y: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+    return _elementwise(operation, a, (a, b))
+
+
+@intrinsic
+def minimum(_typing: Any, a: Any, b: Any) -> Any:
+    """The smaller of both, and ``b`` where ``a`` is not a number."""
+
+    def operation(builder: Any, x: Any, y: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", x, y), x, y)
 
     return _elementwise(operation, a, (a, b))
 

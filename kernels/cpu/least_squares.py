@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.descent import descend, fast_limit
 from tigon.kernels.cpu.pivoting import pivot_into
 from tigon.kernels.cpu.residual import replace_bounds
-from tigon.kernels.cpu.scanning import largest_size
 from tigon.kernels.cpu.sweep import SolverGram
 from tigon.kernels.cpu.whole import even_cuts
 from tigon.kernels.threads import map_tiles
@@ -36,25 +35,29 @@ def solve(
     tol: float,
     mode: str,
     n_threads: int | None,
+    largest: float,
 ) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.float64]]:
-    """Loadings, sweeps and KKT residuals; see :func:`tigon.kernels.least_squares.nnls`."""
+    """Loadings, sweeps and KKT residuals; see :func:`tigon.kernels.least_squares.nnls`.
+
+    ``largest`` is the largest |R|.
+    """
     n, k = R.shape
     R = np.ascontiguousarray(R, _float_dtype(R))
     if not R.flags.writeable:
         R = R.copy()  # Numba takes arrays that cannot be written for another type.
     dtype = np.float32 if mode == "fast" else np.float64
-    H = np.zeros((n, k), dtype)
+    H = np.zeros((n, k), dtype) if H0 is None else np.empty((n, k), dtype)
     start = H if H0 is None else _without_unused(H0, G.diagonal() > 0)
     sweeps, residual = np.empty(n, np.int32), np.empty(n)
-    scales = _power_of_two(G), _power_of_two(R)
-    system = SolverGram.of((G * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
+    wide = np.array(G, np.float64, order="C")
+    scales = _power_of_two(float(abs(wide).max())), _power_of_two(largest)
+    system = SolverGram.of((wide * scales[0]).astype(np.float64 if mode == "tight" else np.float32))
     reached = SEED_TOL if mode == "exact" else tol
     limit = np.float64(tol) if mode == "tight" else fast_limit(reached)
     _check_range(scales, mode)
     # With negative entries of G sums may cancel, and rounding can hide what is left.
-    proven = -1.0 if float(G.min()) < 0 else tol
+    proven = -1.0 if float(wide.min()) < 0 else tol
     most = MAX_SWEEPS["tight" if mode == "tight" else "fast"]
-    wide = np.array(G, np.float64, order="C")
 
     flat_R, flat_start, flat_H = R.ravel(), start.ravel(), H.ravel()
 
@@ -95,7 +98,6 @@ def _float_dtype(array: NDArray[Any]) -> Any:
     return array.dtype if array.dtype in (np.float32, np.float64) else np.float64
 
 
-def _power_of_two(array: NDArray[Any]) -> float:
-    """What brings the largest entry to between 1/2 and 1."""
-    flat = np.ascontiguousarray(array, _float_dtype(array)).ravel()
-    return float(2.0 ** -math.frexp(largest_size(flat))[1])
+def _power_of_two(largest: float) -> float:
+    """What brings it to between 1/2 and 1."""
+    return float(2.0 ** -math.frexp(largest)[1])

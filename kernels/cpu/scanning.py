@@ -5,41 +5,38 @@ from __future__ import annotations
 from numba import njit
 
 from tigon.kernels.cpu.aligned import aligned_zeros
-from tigon.kernels.cpu.lanes import PART_BYTES, absolute, add, broadcast, fma, load, maximum, store
+from tigon.kernels.cpu.lanes import PART_BYTES, broadcast, fma, load, maximum, minimum, store
 
 _PARTS = 4
 
 
 @njit(cache=True, nogil=True)
-def all_finite(values):  # type: ignore[no-untyped-def]
-    """Whether every entry of a flat array, float32 or float64, is finite."""
+def extent(values):  # type: ignore[no-untyped-def]
+    """Lowest and highest entry of a flat array, float32 or float64, that has any.
+
+    Neither is a number if one entry is not finite.
+    """
     step = _PARTS * PART_BYTES // values.itemsize
     whole = len(values) // step * step
-    scratch = aligned_zeros(step, values.dtype)
-    # Zero times a finite number is zero; times any other it is not a number.
-    zero = broadcast(scratch[0], load(scratch, 0, _PARTS))
-    total = zero
+    scratch = aligned_zeros(3 * step, values.dtype)
+    zero = scratch[0]
+    total = broadcast(zero, load(scratch, 0, _PARTS))
+    low, high = broadcast(values[0], total), broadcast(values[0], total)
     for i in range(0, whole, step):
-        total = add(total, fma(scratch[0], load(values, i, _PARTS), zero))
+        found = load(values, i, _PARTS)
+        # Zero times a finite number is zero; times any other it is not a number.
+        total = fma(zero, found, total)
+        low, high = minimum(found, low), maximum(found, high)
     store(scratch, 0, total)
+    store(scratch, step, low)
+    store(scratch, 2 * step, high)
     for i in range(whole, len(values)):
-        scratch[i - whole] += values[i] * 0
-    return (scratch == 0).all()
-
-
-@njit(cache=True, nogil=True)
-def largest_size(values):  # type: ignore[no-untyped-def]
-    """Largest absolute value of a flat array, float32 or float64, of finite numbers; 0 of none."""
-    step = _PARTS * PART_BYTES // values.itemsize
-    whole = len(values) // step * step
-    scratch = aligned_zeros(step, values.dtype)
-    most = load(scratch, 0, _PARTS)
-    for i in range(0, whole, step):
-        most = maximum(absolute(load(values, i, _PARTS)), most)
-    store(scratch, 0, most)
-    for i in range(whole, len(values)):
-        scratch[i - whole] = max(scratch[i - whole], abs(values[i]))
-    return scratch.max()
+        place = i - whole
+        scratch[place] += values[i] * zero
+        scratch[step + place] = min(scratch[step + place], values[i])
+        scratch[2 * step + place] = max(scratch[2 * step + place], values[i])
+    sound = scratch[:step].sum()
+    return scratch[step : 2 * step].min() + sound, scratch[2 * step :].max() + sound
 
 
 @njit(cache=True, nogil=True)

@@ -140,6 +140,7 @@ def solve(
     tol: float,
     mode: str,
     n_threads: int | None = None,
+    largest: float | None = None,
 ) -> tuple[cupy.ndarray, cupy.ndarray, cupy.ndarray]:
     """Solve H = argmin over H >= 0 of sum_c h_c G h_c^T - 2 r_c h_c^T.
 
@@ -156,7 +157,7 @@ def solve(
     mode
         "fast" (float32), "tight" (float64), or "exact" (float64: pivoting from
         what "fast" finds).
-    n_threads
+    n_threads, largest
         Of no meaning here.
 
     Returns
