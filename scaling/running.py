@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -81,16 +82,50 @@ def running(
         with ThreadEngine(n_threads, window=plan.window) as threads:
             yield threads
         return
+    needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
+    needed += [] if cache is None else [cache.absolute()]
+    tasks = Tasks(plan.task_bytes, modules, needed)
+    with on_workers(cluster, tasks, n_threads, folder, plan.window, progress) as engine:
+        yield engine
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What tasks ask of the workers that run them.
+
+    Attributes
+    ----------
+    n_bytes
+        What each takes at most.
+    modules
+        What it imports of Tigon, beside what all do.
+    needed
+        Files that it opens.
+    """
+
+    n_bytes: int
+    modules: Sequence[str]
+    needed: Sequence[Path] = ()
+
+
+@contextmanager
+def on_workers(
+    cluster: Cluster,
+    tasks: Tasks,
+    n_threads: int,
+    folder: Path,
+    window: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[ClusterEngine]:
+    """The workers of a cluster, for the length of a block; see :func:`running`."""
     shared = folder / "shared"
     remove(shared)  # functions of a driver that was killed
     shared.mkdir()
-    needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
-    needed += [] if cache is None else [cache.absolute()]
     load_compiler()  # updates run here
-    load = partial(_load, (*_OF_ALL, *modules))
+    load = partial(_load, (*_OF_ALL, *tasks.modules))
     with (
-        cluster.connect(plan.task_bytes, BASE_BYTES, progress) as client,
-        ClusterEngine(client, shared, n_threads, plan.window, needed, load) as engine,
+        cluster.connect(tasks.n_bytes, BASE_BYTES, progress) as client,
+        ClusterEngine(client, shared, n_threads, window, tasks.needed, load) as engine,
     ):
         yield engine
 

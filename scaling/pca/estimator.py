@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +18,23 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from tigon.scaling.engine import ThreadEngine, threads_of
+from tigon.scaling.engine import Cluster, threads_of
 from tigon.scaling.pca.config import PCAConfig, Solver
 from tigon.scaling.pca.decomposing import Decomposition, decompose, not_converged
-from tigon.scaling.pca.passes import Normalisation, Passes
-from tigon.scaling.pca.resident import ResidentPasses, is_resident
-from tigon.scaling.pca.sources import borrowed_source, names_of, rows_of
+from tigon.scaling.pca.passes import Passes
+from tigon.scaling.pca.resident import ResidentPasses
+from tigon.scaling.pca.sources import borrowed_source, names_of
+from tigon.scaling.pca.where import passes_over
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, called, silent
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 log = logging.getLogger("tigon")
+
+Folder: TypeAlias = str | os.PathLike[str]
+"""A path as users write it."""
 
 
 class TruncatedSVD(
@@ -127,7 +135,14 @@ class TruncatedSVD(
         self.random_state = random_state
         self.progress = progress
 
-    def fit(self, X: Any, y: None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        client: Client | None = None,
+        scratch: Folder | None = None,
+    ) -> Self:
         """Find the components.
 
         Parameters
@@ -140,15 +155,27 @@ class TruncatedSVD(
             finite numbers; with ``log1p`` none below zero.
         y
             Ignored.
+        client
+            Of :mod:`distributed`: passes run on its workers, which must be able to open the
+            atlas, one that Tigon wrote, or the pack; or X is a Dask array. None for threads of
+            this process. The result has the same bytes.
+        scratch
+            Folder for what workers are told, which they must see; None for the system's own
+            for intermediate files.
 
         Raises
         ------
         InputError
             The data or the options cannot be used.
+        MemoryLimitError
+            A worker is too small.
         """
         del y
         config = self._config()
-        with borrowed_source(X) as source, self._passes(source, config) as passes:
+        with (
+            borrowed_source(X) as source,
+            self._passes(source, config, client, scratch) as passes,
+        ):
             found, names = decompose(passes, config), names_of(source)
             self._keep(found, passes.shape)
         self.__dict__.pop("feature_names_in_", None)
@@ -156,7 +183,9 @@ class TruncatedSVD(
             self.feature_names_in_ = names
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float32]:
+    def transform(
+        self, X: Any, *, client: Client | None = None, scratch: Folder | None = None
+    ) -> NDArray[np.float32]:
         """Scores of cells: the (centred, scaled) matrix times the components.
 
         Parameters
@@ -164,6 +193,8 @@ class TruncatedSVD(
         X
             As for :meth:`fit`, of the same genes in the same order. Names are compared
             where both have some.
+        client, scratch
+            As for :meth:`fit`.
 
         Returns
         -------
@@ -180,7 +211,10 @@ class TruncatedSVD(
         One pass. A cell's scores depend on that cell and the components only.
         """
         check_is_fitted(self, "components_")
-        with borrowed_source(X) as source, self._passes(source, self._config()) as passes:
+        with (
+            borrowed_source(X) as source,
+            self._passes(source, self._config(), client, scratch) as passes,
+        ):
             n_cells, n_genes = passes.shape
             self._check_genes(n_genes, names_of(source))
             scores = np.empty((n_cells, len(self.components_)), np.float32)
@@ -190,11 +224,19 @@ class TruncatedSVD(
                 done += len(part)
         return scores
 
-    def fit_transform(self, X: Any, y: None = None) -> NDArray[np.float32]:
+    def fit_transform(
+        self,
+        X: Any,
+        y: None = None,
+        *,
+        client: Client | None = None,
+        scratch: Folder | None = None,
+    ) -> NDArray[np.float32]:
         """Fit, then the scores of the same cells, shape (n_cells, k)."""
         del y
+        where: Any = {"client": client, "scratch": scratch}
         with borrowed_source(X) as source:
-            return self.fit(source).transform(source)
+            return self.fit(source, **where).transform(source, **where)
 
     def inverse_transform(self, X: NDArray[np.floating]) -> NDArray[np.float32]:
         """What scores tell of the cells: the transformed counts, up to what is left out.
@@ -280,15 +322,17 @@ class TruncatedSVD(
         given = {name: v for name, v in self.get_params(deep=False).items() if name in known}
         return PCAConfig(**{"center": self._center, **given})
 
-    @contextmanager
-    def _passes(self, X: Any, config: PCAConfig) -> Iterator[Passes | ResidentPasses]:
-        normalisation = Normalisation(config.target_sum, config.log1p)
-        progress = called(progress=self.progress)
-        if is_resident(X):
-            yield ResidentPasses(X, normalisation, progress)
-            return
-        with ThreadEngine(threads_of(self.n_threads)) as engine:
-            yield Passes(rows_of(X), normalisation, engine, progress)
+    def _passes(
+        self, X: Any, config: PCAConfig, client: Client | None, scratch: Folder | None
+    ) -> AbstractContextManager[Passes | ResidentPasses]:
+        return passes_over(
+            X,
+            config,
+            threads_of(self.n_threads),
+            Cluster(client=client),
+            None if scratch is None else Path(scratch),
+            called(progress=self.progress),
+        )
 
 
 class PCA(TruncatedSVD):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -145,5 +146,12 @@ def _by_rows(array: Any) -> Any:
         raise InputError(
             f"the Dask array has {len(array.chunks[1])} chunks along the genes: a chunk must hold "
             "whole rows; use array.rechunk((rows, -1))"
+        )
+    # Without its module loaded there cannot be any.
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and distributed.futures_of(array):
+        raise InputError(
+            "the Dask array was persisted on a cluster: tasks here compute their own chunk, and "
+            "cannot take it from there; pass the array as it was before persist()"
         )
     return array

@@ -21,11 +21,11 @@ from tigon.scaling.budget import (
     table_bytes,
     too_small,
 )
-from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.job.begin import Beginning
 from tigon.scaling.pca.job.first import stretches_riding
 from tigon.scaling.pca.krylov import basis_bytes, improved
 from tigon.scaling.pca.sampling import SAMPLE_BYTES
+from tigon.scaling.pca.size import block_bytes, padded, sums_bytes
 from tigon.scaling.pca.sources import bytes_of
 from tigon.scaling.pca.starting import RANDOM, SAMPLE_PASSES
 from tigon.scaling.statistics import BLOCK_CELLS, BlockCounting, moments_bytes
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 SOLVING_BYTES = 60 * MIB
 """SciPy's linear algebra and statistics, and what is compiled of the kernels."""
-
-_ENTRY_BYTES = 40
-"""Of an entry of a block that is worked on: selected, as a tile, and transformed."""
 
 _FEWEST_PRODUCTS = 2
 """Of iterations: the certificate needs as many."""
@@ -124,19 +121,18 @@ class _Sizes:
     @classmethod
     def of(cls, atlas: Atlas, beginning: Beginning) -> _Sizes:
         pca, m = beginning.pca, beginning.at_most_genes
-        width = _padded(improved(improved(pca.n_components)) + PROBES + RANDOM)
-        product = 8 * m * (m if pca.solver == "gram" else width)
+        product = sums_bytes(pca, m)
         what = beginning.riding()
         riding = product if beginning.begins_with_a_product else 0
         size = 1
         if what is not None:
-            riding = max(what.n_bytes, 8 * len(beginning.summed_genes) * _padded(1))
+            riding = max(what.n_bytes, 8 * len(beginning.summed_genes) * padded(1))
         counting = BlockCounting.of(atlas, beginning.datasets, beginning.config.prepare.cell_filter)
         if riding:
             size = stretches_riding(riding, counting, atlas.n_genes)
         n = min(BLOCK_CELLS, atlas.n_cells)
         return cls(
-            block=atlas.estimate_block_bytes(BLOCK_CELLS) + _ENTRY_BYTES * atlas.most_entries(n),
+            block=block_bytes(atlas),
             riding=riding,
             counted=size * moments_bytes(counting.most_datasets, atlas.n_genes),
             product=product,
@@ -179,17 +175,12 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
             + flying * sizes.product
         )
         stages["sums over cells"] = always + basis + reading + flying * sizes.product
-    vectors = 3 * 8 * m * _padded(pca.n_components)
+    vectors = 3 * 8 * m * padded(pca.n_components)
     stages["scores"] = always + vectors + reading + running * 4 * sizes.scores
     stages["scores"] += window * sizes.scores
     written = WRITTEN_BYTES + 2 * atlas.obs_columns.row_bytes
     stages["writing"] = always + vectors + WRITING_BYTES + written * atlas.n_cells
     return stages
-
-
-def _padded(n_columns: int) -> int:
-    """Columns as kernels hold them."""
-    return -(-n_columns // 16) * 16
 
 
 def _fewest_passes(beginning: Beginning) -> int:

@@ -23,6 +23,7 @@ from tigon.scaling.pca.job.kept import decomposition_arrays, decomposition_of
 from tigon.scaling.pca.job.passes import JobPasses
 from tigon.scaling.pca.job.planning import DecomposePlan, plan_decomposition
 from tigon.scaling.pca.job.recorded import run_contents
+from tigon.scaling.pca.where import OF_COMPONENTS
 from tigon.scaling.preparing import check_label_key
 from tigon.scaling.running import HERE, check_reachable, running
 from tigon.storage.progress import Progress, silent
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tigon")
 
 COMPONENTS = "components.npz"
-
-_OF_TASKS = ("scaling.pca.job.first",)
 
 
 def plan_job(
@@ -109,7 +108,7 @@ def decompose_atlas(
                 config.n_threads,
                 atlas,
                 job.folder,
-                modules=_OF_TASKS,
+                modules=OF_COMPONENTS,
                 progress=progress,
             ) as engine,
         ):
