@@ -127,7 +127,8 @@ class Lines:
             self._print(f"{name} ...")
         if done < total:
             return
-        told = _Finished(name, [f"{total:,} {unit}", *_figures(figures)], time.monotonic())
+        counted = f"{total:,} {unit.removesuffix('s') if total == 1 else unit}"
+        told = _Finished(name, [counted, *_figures(figures)], time.monotonic())
         if self._waiting and told.at - self._waiting.at >= _TURNS_S:
             self._tell_waiting()
         if turn and told.at - self._since < _TURNS_S:
