@@ -16,7 +16,10 @@ from typing import Self
 
 import psutil
 
-INTERVAL_S, _MOST_TOLD = 0.05, 20
+INTERVAL_S = 0.05
+
+_TREE_EVERY, _SHARES_EVERY = 4, 40
+"""Samples after which processes are looked for again, and shares counted again."""
 
 _MORE_OF_FILES = 4 * 2**20
 """Bytes by which the files that a process has mapped may change until shares are counted."""
@@ -66,7 +69,11 @@ def give_back() -> None:
 
 def tree_bytes() -> int:
     """Proportional set size of this process and its children, in bytes."""
-    return sum(map(_process_bytes, _tree()))
+    return _shares(_tree())
+
+
+def _shares(pids: list[int]) -> int:
+    return sum(map(_process_bytes, pids))
 
 
 def _tree() -> list[int]:
@@ -74,7 +81,7 @@ def _tree() -> list[int]:
     process = psutil.Process()
     try:
         found = [process.pid]
-        # Without Path, which takes twice as long: this is done twenty times a second.
+        # Without Path, which takes twice as long: there are hundreds of threads.
         for pid in found:  # which grows meanwhile
             for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
                 with open(f"/proc/{pid}/task/{thread}/children") as told:  # noqa: PTH123
@@ -97,11 +104,11 @@ def _process_bytes(pid: int) -> int:
         return 0
 
 
-def _resident() -> dict[int, tuple[int, int]] | None:
-    """Bytes of every process of the tree, its own and those of files; None where not told."""
+def _resident(pids: list[int]) -> dict[int, tuple[int, int]] | None:
+    """Bytes of each of some processes, its own and those of files; None where not told."""
     found = {}
     try:
-        for pid in _tree():
+        for pid in pids:
             _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
             found[pid] = (resident - of_files) * mmap.PAGESIZE, of_files * mmap.PAGESIZE
     except OSError:
@@ -131,15 +138,17 @@ class MemoryWatch:
     Notes
     -----
     The proportional set size takes milliseconds for each process, half a processor for a few
-    large ones; what is resident is told at once. So the former is asked for once a second, and
+    large ones; what is resident is told at once. So the former is asked for every two seconds, and
     whenever processes come or go or what they have of files changes; in between it is what it was
     and by how much the processes' own memory has grown or shrunk since. That is exact to some MiB,
-    but for memory which forked processes share and part from within that second.
+    but for memory which forked processes share and part from within that time. Processes are
+    looked for five times a second, which asks each of their threads.
     """
 
     def __init__(self) -> None:
         self.peak_bytes = 0
         self._sample = 0
+        self._pids: list[int] = []
         self._resident: dict[int, tuple[int, int]] | None = None
         self._n_told = 0
         self._stop = threading.Event()
@@ -150,12 +159,15 @@ class MemoryWatch:
             self._look()
 
     def _look(self) -> None:
-        now, grown = _resident(), None
-        if self._n_told < _MOST_TOLD:
+        if self._n_told % _TREE_EVERY == 0:
+            self._pids = _tree()
+        now, grown = _resident(self._pids), None
+        if self._n_told < _SHARES_EVERY:
             grown = _growth(self._resident, now)
         if grown is None:
-            self._sample, grown = tree_bytes(), 0
-            self._resident, self._n_told = _resident(), 0
+            self._pids = _tree()
+            self._sample, grown = _shares(self._pids), 0
+            self._resident, self._n_told = _resident(self._pids), 0
             # What came or went while shares were counted is counted already, or is not.
             if abs(_growth(now, self._resident) or 0) > _MORE_OF_FILES:
                 self._resident = None
