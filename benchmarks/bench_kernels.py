@@ -31,7 +31,7 @@ from tigon.kernels.cpu.step import minibatch_step
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.rescaling import factor_sizes, rescale, rescale_steps
-from tigon.scaling.inmf.state import Problem, begin_epoch, init_state
+from tigon.scaling.inmf.state import Problem, begin_round, init_state
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tasks import Minibatch, Solver, Version
 from tigon.scaling.inmf.tiles import DatasetTile, metagenes_of
@@ -151,7 +151,7 @@ class Fit:
     def epoch(self) -> float:
         """One pass over all mini-batches; returns the loss."""
         if self.state.n_seen.any():
-            begin_epoch(self.state)
+            begin_round(self.state)
         return sum(self.step(i) for i in range(len(self.batches)))
 
     def quality(self) -> dict[str, float]:

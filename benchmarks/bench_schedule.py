@@ -2,12 +2,14 @@
 
     python benchmarks/bench_schedule.py objective SOURCE... --batch-key batch
     python benchmarks/bench_schedule.py overhead ATLAS.zarr --batch-key donor
+    python benchmarks/bench_schedule.py rounds ATLAS.zarr --batch-key donor
 
 ``objective`` fits every schedule from several seeds on threads, which give the bytes of a
 cluster, and prints for each the median F relative to one mini-batch a task and no staleness.
 ``overhead`` trains with the same schedule in turn on one thread and on one worker of one
-thread, and prints the least seconds of each and of an empty map of as many tasks. One JSON
-line a result.
+thread, and prints the least seconds of each and of an empty map of as many tasks. ``rounds``
+trains epochs of one round and of several, as many as the plan has, on all threads, and prints F
+of the metagenes and seconds for each number of epochs and seed. One JSON line a result.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,10 @@ import numpy as np
 from record import machine
 
 import tigon
-from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine
+from tigon.scaling.engine import Cluster, ClusterEngine, ThreadEngine, available_threads
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.solving import solve_all
 from tigon.scaling.inmf.state import Problem, init_state
 from tigon.scaling.inmf.training import train
 from tigon.scaling.packing import build_pack
@@ -41,7 +45,7 @@ SCHEDULES = ((1, 0), (2, 3), (4, 3), (4, 7), (8, 7))
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("objective", "overhead"))
+    parser.add_argument("what", choices=("objective", "overhead", "rounds"))
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--batch-key", default=None)
     parser.add_argument("--n-components", type=int, default=20)
@@ -50,9 +54,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--schedules", default=";".join(f"{g},{s}" for g, s in SCHEDULES))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[2, 3, 5, 8])
     chosen = parser.parse_args()
     schedules = [tuple(map(int, schedule.split(","))) for schedule in chosen.schedules.split(";")]
-    measure = objectives if chosen.what == "objective" else overheads
+    measure = {"objective": objectives, "overhead": overheads, "rounds": rounds}[chosen.what]
     for line in measure(chosen, schedules):
         names = [Path(source).name for source in chosen.sources]
         told = {"benchmark": f"schedule {chosen.what}", "sources": names}
@@ -91,7 +96,6 @@ def objectives(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dic
 
 def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict[str, Any]]:
     """Seconds of training on a thread and on a worker, in turn."""
-    chosen_cells = PrepareConfig(batch_key=chosen.batch_key, n_genes=chosen.n_genes)
     with (
         tempfile.TemporaryDirectory() as name,
         tigon.open(chosen.sources[0]) as atlas,
@@ -99,11 +103,8 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
         Cluster(n_workers=1).connect(2**30, 2**29) as client,
         ClusterEngine(client, Path(name), 1) as worker,
     ):
-        prepared = prepare(atlas, chosen_cells, chosen.n_components, thread)
-        parts = prepared.datasets, prepared.statistics, prepared.genes
+        pack, problem = packed(atlas, chosen, Path(name), thread)
         order = np.random.SeedSequence(0)
-        pack = build_pack(atlas, *parts, Path(name) / "pack", thread, order)
-        problem = prepared.problem(5.0)
         for per_task, staleness in schedules:
             config = INMFConfig(
                 n_components=chosen.n_components,
@@ -112,7 +113,7 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
                 minibatches_per_task=per_task,
                 staleness=staleness,
             )
-            schedule = plan_schedule(config, pack.n_cells)
+            schedule = plan_schedule(config, pack.n_cells, problem.n_datasets)
 
             tasks = [len(schedule.tasks(epoch, order)) for epoch in range(2)]
             run = partial(training_s, pack, Path(name), problem, config)
@@ -135,12 +136,62 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
             }
 
 
+def rounds(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict[str, Any]]:
+    """F and seconds of epochs of one round, and of several."""
+    del schedules
+    n_threads = available_threads()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        tigon.open(chosen.sources[0]) as atlas,
+        ThreadEngine(n_threads) as engine,
+    ):
+        pack, problem = packed(atlas, chosen, Path(name), engine)
+        for n_epochs in chosen.epochs:
+            config = INMFConfig(
+                n_components=chosen.n_components,
+                n_epochs=n_epochs,
+                minibatch_size=chosen.minibatch_size,
+            )
+            planned = plan_schedule(config, pack.n_cells, problem.n_datasets)
+            for schedule in (replace(planned, rounds=1), planned):
+                for seed in range(chosen.seeds):
+                    random = np.random.SeedSequence(seed)
+                    state = init_state(problem, chosen.n_components, random)
+                    parts = Path(name), problem, state, schedule, config, engine, random
+                    began = time.perf_counter()
+                    state, _ = train(pack, *parts)
+                    seconds = time.perf_counter() - began
+                    metagenes = state.W, state.V, config.tol_final
+                    solved = solve_all(pack, problem, *metagenes, engine, lambda *_: None)
+                    yield {
+                        "n_cells": pack.n_cells,
+                        "n_datasets": problem.n_datasets,
+                        "n_threads": n_threads,
+                        "n_epochs": n_epochs,
+                        "rounds": schedule.rounds,
+                        "seed": seed,
+                        "objective": solved.objective,
+                        "seconds": seconds,
+                    }
+
+
+def packed(
+    atlas: tigon.Atlas, chosen: argparse.Namespace, folder: Path, engine: ThreadEngine
+) -> tuple[Pack, Problem]:
+    """The selected genes of an atlas."""
+    chosen_cells = PrepareConfig(batch_key=chosen.batch_key, n_genes=chosen.n_genes)
+    prepared = prepare(atlas, chosen_cells, chosen.n_components, engine)
+    parts = prepared.datasets, prepared.statistics, prepared.genes
+    pack = build_pack(atlas, *parts, folder / "pack", engine, np.random.SeedSequence(0))
+    return pack, prepared.problem(5.0)
+
+
 def training_s(
     pack: Pack, folder: Path, problem: Problem, config: INMFConfig, engine: ThreadEngine
 ) -> float:
     """Seconds of all epochs."""
     state = init_state(problem, config.n_components, np.random.SeedSequence(1))
-    schedule = plan_schedule(config, pack.n_cells)
+    schedule = plan_schedule(config, pack.n_cells, problem.n_datasets)
     began = time.perf_counter()
     train(pack, folder, problem, state, schedule, config, engine, np.random.SeedSequence(0))
     return time.perf_counter() - began

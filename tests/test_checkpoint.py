@@ -12,7 +12,7 @@ from atlases import planted
 
 import tigon
 from tigon.scaling.engine import ThreadEngine
-from tigon.scaling.inmf import training
+from tigon.scaling.inmf import schedule, training
 from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
@@ -40,6 +40,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, Problem]:
         parts = prepared.datasets, prepared.statistics, prepared.genes
         pack = build_pack(atlas, *parts, folder, engine, order)
         return pack, prepared.problem(5.0)
+
+
+@pytest.fixture(params=[1, 5], ids=["one round", "five rounds"])
+def n_rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Rounds of an epoch that is not the last."""
+    monkeypatch.setattr(schedule, "ROUND_CELLS", N // request.param)
+    monkeypatch.setattr(schedule, "ROUND_CELLS_EACH", 1)
+    return int(request.param)
 
 
 def config_of(per_task: int, staleness: int) -> INMFConfig:
@@ -95,9 +103,10 @@ def assert_same(one: tuple[State, History], other: tuple[State, History]) -> Non
 
 @pytest.mark.parametrize(("per_task", "staleness"), [(1, 0), (2, 0), (1, 2), (2, 3)])
 def test_any_threads_give_the_same_bytes(
-    packed: tuple[Pack, Problem], tmp_path: Path, per_task: int, staleness: int
+    packed: tuple[Pack, Problem], tmp_path: Path, per_task: int, staleness: int, n_rounds: int
 ) -> None:
     config = config_of(per_task, staleness)
+    assert plan_schedule(config, N).rounds == n_rounds
     found = [fit(packed, tmp_path / str(n), config, n) for n in (1, 2, 3)]
     # After the first epoch mini-batches begin at an offset, and there is one more.
     assert len(found[0][1].step) == -(-26 // per_task) + 2 * -(-27 // per_task)
@@ -148,8 +157,10 @@ def test_interrupted_and_resumed(
     per_task: int,
     staleness: int,
     stops: tuple[int, ...],
+    n_rounds: int,
 ) -> None:
     config = config_of(per_task, staleness)
+    assert plan_schedule(config, N).rounds == n_rounds
     undisturbed = fit(packed, tmp_path / "whole", config)
     folder = tmp_path / "parts"
     for stop in stops:

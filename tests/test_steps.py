@@ -13,7 +13,7 @@ from tigon.kernels import reference
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.rescaling import rebuild
-from tigon.scaling.inmf.state import Problem, State, begin_epoch, init_state
+from tigon.scaling.inmf.state import Problem, State, begin_round, init_state
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tiles import metagenes_of
 
@@ -92,7 +92,7 @@ def run(
     with ThreadEngine(n_threads) as engine:
         for i, deltas in enumerate(plan(1, p, k)):
             if i == 3:
-                begin_epoch(state)
+                begin_round(state)
             expected = plain_step(copy.deepcopy(state), p, deltas, n_sweeps) if check else ()
             apply_step(state, p, dict(deltas), n_sweeps, engine)
             found = (state.W, state.V)
@@ -216,7 +216,7 @@ def test_cells_that_are_not_read_weigh_as_if_they_were(n_masked: int) -> None:
         rebuild(state, p, engine)
         for number, epoch in enumerate(epochs):
             if number:
-                begin_epoch(state)
+                begin_round(state)
             seen = dict.fromkeys(range(3), 0)
             now = {d: (np.zeros((k, k)), np.zeros((k, p.n_genes))) for d in range(3)}
             for sizes in epoch:
@@ -246,7 +246,7 @@ def test_a_dataset_at_rest_costs_a_step_nothing() -> None:
         before = copy.deepcopy(state)
         rng = np.random.default_rng(0)
         apply_step(state, p, {2: draw_statistics(rng, p, 2, 6, 30)}, 1, engine)
-        begin_epoch(state)
+        begin_round(state)
     for name in ("A", "B", "V", "A_previous", "B_previous"):
         np.testing.assert_array_equal(getattr(state, name)[1], getattr(before, name)[1])
     assert (state.W != before.W).any()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.inmf.state import Problem, State, begin_epoch, init_state
+from tigon.scaling.inmf.state import Problem, State, begin_round, init_state
 
 
 def grow(
@@ -42,7 +42,7 @@ def grow(
     fresh.V[problem.n_cells == 0] = 0.0
     if state is None:
         return fresh
-    begin_epoch(state)
+    begin_round(state)
     return replace(
         fresh,
         W=_over(fresh.W, state.W),

@@ -89,7 +89,8 @@ class WarmPath:
         fold, folder = self.fold, self.job.folder / "fit"
         folder.mkdir(exist_ok=True)
         begun = grow(state, self.problem, k, child(self.seed, 0, fold.number, k))
-        schedule = plan_schedule(self.config.inmf, fold.training.n_cells)
+        n_datasets = self.problem.n_datasets
+        schedule = plan_schedule(self.config.inmf, fold.training.n_cells, n_datasets)
         options, epochs = (
             replace(self.config.inmf, n_components=k),
             child(self.seed, 1, fold.number, k),

@@ -43,7 +43,7 @@ from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.solving import SOLVE_CELLS, explained
 from tigon.scaling.inmf.starts import Starts
-from tigon.scaling.inmf.state import Problem, State, begin_epoch
+from tigon.scaling.inmf.state import Problem, State, begin_round
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
 from tigon.storage.packs.reader import CellReader
 from tigon.storage.progress import Progress, silent
@@ -117,7 +117,7 @@ def descend(
     while not at.finished:
         starts = Starts.of(folder, at.epoch, shape)
         if not at.n_done:
-            begin_epoch(state)
+            begin_round(state)
         # What is tried follows from the sums before, so that a checkpoint need not hold it.
         now = problem.over_common() if at.epoch < n_common else problem
         tried = improve(state, now, engine) if at.epoch else state

@@ -48,6 +48,8 @@ class Position:
         Tasks that were drawn and not taken in.
     history
         The steps.
+    closing
+        It is the last, as was known before it began.
     finished
         There is no epoch to come.
     """
@@ -59,6 +61,7 @@ class Position:
     before: float = np.inf
     flying: list[Task] = field(default_factory=list)
     history: History = field(default_factory=History)
+    closing: bool = False
     finished: bool = False
 
 
@@ -135,6 +138,7 @@ def _packed(state: State, position: Position) -> dict[str, Any]:
         "total": position.total.hex(),
         "n_cells": position.n_cells,
         "before": position.before.hex(),
+        "closing": position.closing,
         "finished": position.finished,
         "flying": [
             {"stretches": task.stretches, "datasets": sorted(task.version.V)}
@@ -170,5 +174,6 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> tuple[State, Position]:
         float.fromhex(told["before"]),
         flying,
         History(**columns),
+        told["closing"],
         told["finished"],
     )

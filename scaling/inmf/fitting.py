@@ -65,7 +65,7 @@ class Fitting:
         folder.mkdir(exist_ok=True)
         k, n_common = self.config.n_components, 0
         if self.config.solver == "online":
-            schedule = plan_schedule(self.config, self.pack.n_cells)
+            schedule = plan_schedule(self.config, self.pack.n_cells, self.problem.n_datasets)
             state, history = yield from train_by_step(
                 self.pack,
                 folder,

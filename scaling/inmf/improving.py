@@ -35,7 +35,7 @@ def improve(state: State, problem: Problem, engine: ThreadEngine) -> State:
     Parameters
     ----------
     state
-        After :func:`tigon.scaling.inmf.state.begin_epoch`: the sums are in ``A_previous``
+        After :func:`tigon.scaling.inmf.state.begin_round`: the sums are in ``A_previous``
         and ``B_previous``. ``S`` and ``T`` are written.
     problem, engine
         What is factorised, and where it runs.

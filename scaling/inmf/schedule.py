@@ -2,6 +2,12 @@
 
 The pack is shuffled once; an epoch visits its mini-batches in a new order and
 cut at a new offset, so that they are not the same sets every time.
+
+Of many cells some thousands tell the metagenes about as well as all do. An epoch then has
+several rounds, in each of which the sums of the round before are handed over: loadings that
+were solved against metagenes long past are forgotten sooner, and F falls in two or three epochs
+as far as it does in eight (``benchmarks/bench_schedule.py rounds``). The last epoch is one
+round, so that all cells weigh alike in the end.
 """
 
 from __future__ import annotations
@@ -13,6 +19,11 @@ import numpy as np
 
 from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
 from tigon.scaling.inmf.state import Problem
+
+ROUND_CELLS, ROUND_CELLS_EACH, MOST_ROUNDS = 40_000, 2000, 10
+"""Cells of a round at least, in all and of a dataset as they are on average, and most rounds of
+an epoch. With half as many cells F falls faster still in some fits, but factors that few cells
+use begin to follow the noise of a round, and other fits end with a larger F."""
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -32,6 +43,8 @@ class Schedule:
         Equal unless epochs are chosen by the objective.
     per_task
         Mini-batches per task, at most a tenth of them.
+    rounds
+        Rounds of each epoch but the last.
     """
 
     n_cells: int
@@ -39,6 +52,16 @@ class Schedule:
     min_epochs: int
     max_epochs: int
     per_task: int = 1
+    rounds: int = 1
+
+    def is_enough(self, n_epochs: int, *, settled: bool) -> bool:
+        """Whether so many epochs are, as F has settled or not."""
+        return n_epochs >= self.max_epochs or (n_epochs >= self.min_epochs and settled)
+
+    def first_tasks(self, n_tasks: int, *, last: bool) -> list[int]:
+        """The first task of each round of an epoch of so many tasks."""
+        n_rounds = 1 if last else min(self.rounds, n_tasks)
+        return [i * n_tasks // n_rounds for i in range(n_rounds)]
 
     def tasks(self, epoch: int, seed: np.random.SeedSequence) -> list[list[Stretch]]:
         """Stretches of the pack by task, in order; together all cells."""
@@ -65,19 +88,22 @@ class Schedule:
         return list(pairwise(edges))
 
 
-def plan_schedule(config: INMFConfig, n_cells: int) -> Schedule:
+def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Schedule:
     """Steps and epochs for a pack of ``n_cells``.
 
     A mini-batch is at most a tenth of the cells; "auto" means at least 5 epochs
-    and 200 steps.
+    and 200 steps. Epochs have several rounds where cells and datasets allow for them.
     """
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
     per_task = max(1, min(config.minibatches_per_task, steps // 10))
+    enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
+    rounds = max(1, min(n_cells // enough, MOST_ROUNDS))
     if config.n_epochs != "auto":
-        return Schedule(n_cells, steps, config.n_epochs, config.n_epochs, per_task)
+        epochs = config.n_epochs, config.n_epochs
+        return Schedule(n_cells, steps, *epochs, per_task, rounds if config.n_epochs > 1 else 1)
     fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
-    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task)
+    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task, rounds)
 
 
 def common_passes(problem: Problem, n_components: int, most: int, wanted: int = 1) -> int:

@@ -5,14 +5,15 @@ Minimised, over H_i, W, V_i >= 0, with X_i scaled counts (n_i x m):
     F = sum_i |X_i - H_i (W + V_i)|^2 + lambda sum_i |H_i V_i|^2.
 
 Statistics are sums over cells, so they stay commensurate between datasets:
-``A_i = H_i^T H_i`` (k x k) and ``B_i = H_i^T X_i`` (k x m). Within an epoch the
-sums of the previous one are handed over linearly as cells are seen again:
+``A_i = H_i^T H_i`` (k x k) and ``B_i = H_i^T X_i`` (k x m). Within a round, which is
+an epoch or a part of it (:mod:`tigon.scaling.inmf.schedule`), the sums of the round before
+are handed over linearly as cells are seen:
 
     A_i = A_now + (1 - n_seen_i / n_i) A_previous,   and the same for B_i.
 
 Cells that were fitted before and are not read again leave sums that stay: their base.
-``A_now`` begins every epoch with it, and n_i counts the cells that are read, so that
-old cells and new ones weigh alike and the equations are those of a fit.
+``A_now`` begins every round with it, rounds are then whole epochs, and n_i counts the cells
+that are read, so that old cells and new ones weigh alike and the equations are those of a fit.
 
 W's normal equations are kept up to date instead of being summed anew over all
 datasets: ``T = sum_i B_i - A_i V_i`` and ``S_p = sum of A_i`` over the datasets
@@ -115,12 +116,12 @@ class State:
         Dataset-specific metagenes, float32, shape (d, k, m); zero where a
         dataset does not measure a gene.
     A, B
-        Sums over the cells seen in this epoch and the base, float64, shapes (d, k, k)
+        Sums over the cells seen in this round and the base, float64, shapes (d, k, k)
         and (d, k, m).
     A_previous, B_previous
-        The previous epoch's sums, same shapes.
+        The previous round's sums, same shapes.
     n_seen
-        Cells seen in this epoch, int64, shape (d,).
+        Cells seen in this round, int64, shape (d,).
     patterns
         Pattern of each gene, int64, shape (m,): genes measured by the same
         datasets share one, and so do all at which W is held at zero.
@@ -205,8 +206,8 @@ def empty_state(problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32]
     )
 
 
-def begin_epoch(state: State) -> None:
-    """Hand this epoch's sums over as the previous ones, and start anew from the bases.
+def begin_round(state: State) -> None:
+    """Hand this round's sums over as the previous ones, and start anew from the bases.
 
     A dataset of which no cell was seen keeps what it has.
     """

@@ -14,9 +14,10 @@ from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.rescaling import rescale, rescale_steps
+from tigon.scaling.inmf.rounds import problems_of
 from tigon.scaling.inmf.schedule import Schedule, Stretch
 from tigon.scaling.inmf.starts import Starts
-from tigon.scaling.inmf.state import Problem, State, begin_epoch
+from tigon.scaling.inmf.state import Problem, State, begin_round
 from tigon.scaling.inmf.steps import apply_step
 from tigon.scaling.inmf.tasks import Found, Solver, Task, Version
 from tigon.storage.packs.reader import CellReader
@@ -121,23 +122,29 @@ def train_by_step(
     shape = (pack.n_cells, len(state.W))
     while not at.finished:
         starts = Starts.of(folder, at.epoch, shape)
-        if at.epoch and not at.n_done and not at.flying:
-            begin_epoch(state)
         now = problem.over_common() if at.epoch < n_common_epochs else problem
         solver = Solver(pack, starts, now, config.tol)
         tables: dict[int, MetageneTable] = {}
-        tasks = schedule.tasks(at.epoch, seed)[at.n_done :]
-        solved = _solved(solver, tasks, state, tables, at.flying, config, engine)
+        tasks = schedule.tasks(at.epoch, seed)
+        rounds = problems_of(now, pack, tasks, schedule.first_tasks(len(tasks), last=at.closing))
+        of_round = rounds[max(first for first in rounds if first <= at.n_done)]
+        solved = _solved(solver, tasks[at.n_done :], state, tables, at.flying, config, engine)
         for found in solved:
-            tables |= _take_in(found, state, now, at, config, engine)
+            if at.n_done in rounds:
+                begin_round(state)
+                of_round = rounds[at.n_done]
+            tables |= _take_in(found, state, of_round, at, config, engine)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
             yield
         settled = at.before - at.total < config.tol_objective * abs(at.total)
-        done = at.epoch + 1
-        finished = done == schedule.max_epochs or (done >= schedule.min_epochs and settled)
-        at = Position(done, before=at.total, history=at.history, finished=finished)
+        done, ahead = at.epoch + 1, schedule.rounds > 1  # epochs of one round come last
+        enough = schedule.is_enough(done + ahead, settled=settled)
+        finished = at.closing if ahead else enough
+        at = Position(
+            done, before=at.total, history=at.history, closing=ahead and enough, finished=finished
+        )
         if checkpoints:
             checkpoints.save(state, at)
         # Until now a job that goes on from the checkpoint before would have read them.
