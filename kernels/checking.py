@@ -144,7 +144,7 @@ def check_not_negative(name: str, lowest: float, remedy: str) -> None:
     ValueError
         It is below.
     """
-    if lowest < 0:
+    if not lowest >= 0:
         raise ValueError(
             f"{name} has negative entries (lowest: {lowest:g}): zero or above is needed; {remedy}"
         )

@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import at, put
 
 
@@ -45,7 +44,7 @@ class GeneSums:
     Attributes
     ----------
     first, second
-        Sums of x and of x^2, float64, shape (n_datasets, n_genes).
+        Sums of x and of x^2, float64, shape (n_datasets, n_genes); views of one array.
     n_nonzeros
         Cells with a count above zero, int32, shape (n_datasets, n_genes).
     """
@@ -139,9 +138,8 @@ def gene_sums(
     -------
     GeneSums
     """
-    n_genes, n_nonzeros = shape[1], np.zeros(shape, np.int32)
     # A gene's two sums side by side: they share a line of the cache.
-    sums: NDArray[np.float64] = aligned_zeros(2 * n_nonzeros.size, np.float64)
-    _gene_sums(indptr, indices, values, weights, codes, sums, n_nonzeros.ravel(), n_genes)
-    first, second = np.ascontiguousarray(sums.reshape(-1, 2).T).reshape(2, *shape)
-    return GeneSums(first, second, n_nonzeros)
+    sums, n_nonzeros = np.zeros((*shape, 2)), np.zeros(shape, np.int32)
+    found = sums.ravel(), n_nonzeros.ravel()
+    _gene_sums(indptr, indices, values, weights, codes, *found, shape[1])
+    return GeneSums(sums[..., 0], sums[..., 1], n_nonzeros)

@@ -231,8 +231,10 @@ def _scales(
     if row_scale is not None:
         array: Array = np.asarray(row_scale) if np.isscalar(row_scale) else row_scale
         _check_scale("row_scale", array, array.shape and (len(rows),))
-        rows = rows * array
+        with np.errstate(over="ignore"):  # refused where it matters
+            rows = rows * array
     if log1p:
+        check_finite("row_scale", rows)  # times weights
         check_not_negative("row_scale", extent(rows)[0], "leave out log1p")
         check_not_negative("X", extent(tile.counts[entries_of(tile)])[0], "leave out log1p")
     if column_scale is None:

@@ -10,15 +10,15 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 Tile = TypeVar("Tile")
 Result = TypeVar("Result")
 
-_crews: dict[int, Crew] = {}
+_pools: dict[int, ThreadPoolExecutor] = {}
 """The one thing that lasts between calls: starting threads costs more than a tile."""
 
 
@@ -54,13 +54,13 @@ def map_tiles(
     if wanted < 1:
         raise ValueError(f"n_threads is {wanted}: at least 1 thread is needed; omit it for all")
     helpers = max(0, min(wanted, len(tiles)) - 1)
-    return share(fn, tiles, _crew(wanted - 1) if helpers else None, helpers)
+    return share(fn, tiles, _pool(wanted - 1) if helpers else None, helpers)
 
 
 def share(
     fn: Callable[[Tile], Result],
     tiles: Sequence[Tile],
-    pool: Pool | None,
+    pool: ThreadPoolExecutor | None,
     n_helpers: int,
 ) -> list[Result]:
     """``fn`` of every tile, in order, on the calling thread and some of a pool.
@@ -137,47 +137,16 @@ class _Helper:
             self._running.acquire()
 
 
-class Pool(Protocol):
-    """Threads that run what they are given; an executor of :mod:`concurrent.futures` is one."""
-
-    def submit(self, fn: Callable[[], None], /) -> Any:
-        """Have ``fn`` called by one of them."""
-        ...
-
-
-class Crew:
-    """Threads that live as long as the process and run helpers, which raise nothing.
-
-    An executor makes a future of each call, which takes 10 microseconds of the 400 that
-    some thousand cells take.
-    """
-
-    def __init__(self, n_threads: int) -> None:
-        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        for i in range(n_threads):
-            name = f"tigon-kernel_{i}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def submit(self, fn: Callable[[], None], /) -> None:
-        """Have ``fn`` called by one of them."""
-        self._calls.put(fn)
-
-    def _run(self) -> None:
-        while True:
-            call = self._calls.get()
-            call()
-            del call  # with all that it holds
-
-
-def _crew(n_threads: int) -> Crew:
-    if n_threads not in _crews:
-        _crews[n_threads] = Crew(n_threads)
-    return _crews[n_threads]
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    """A pool that lives as long as the process: starting threads costs more than a tile."""
+    if n_threads not in _pools:
+        _pools[n_threads] = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon-kernel")
+    return _pools[n_threads]
 
 
 def _forget() -> None:
     """A forked child has none of its parent's threads."""
-    _crews.clear()
+    _pools.clear()
 
 
 if hasattr(os, "register_at_fork"):

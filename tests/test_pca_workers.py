@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import pytest
 from scipy import sparse
 
 import tigon
+from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.packing import build_pack
+from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.packs.pack import Pack
 
 distributed = pytest.importorskip("distributed")
 dask_array = pytest.importorskip("dask.array")
@@ -76,6 +81,20 @@ def test_workers_give_the_bytes_of_threads(
     workers = {str(pid) for pid in client.run(os.getpid).values()}
     assert {mark.name for mark in marks.iterdir()} - {str(os.getpid())} == workers
     assert list(scratch.iterdir()) == []
+
+
+def test_a_pack_and_a_scratch_folder_of_relative_paths(
+    atlas: Path, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # workers stay where they were started
+    with tigon.open(atlas) as opened, ThreadEngine(2) as engine:
+        prepared = prepare(opened, PrepareConfig(n_genes="all"), 1, engine)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        build_pack(opened, *parts, tmp_path / "pack", engine, np.random.SeedSequence(0))
+    with closing(Pack(Path("pack"))) as pack:
+        here = tigon.TruncatedSVD(4).fit_transform(pack)
+        there = tigon.TruncatedSVD(4).fit_transform(pack, client=client, scratch="scratch")
+    assert there.tobytes() == here.tobytes()
 
 
 def test_what_workers_cannot_read_is_refused(

@@ -222,6 +222,12 @@ Q = np.ones((3, 2))
         ((X, Q, -1.0), {"log1p": True}, ValueError, "row_scale has negative entries"),
         ((-X, Q), {"log1p": True}, ValueError, "X has negative entries .lowest: -3.: .*log1p"),
         ((X.tocoo(), Q), {}, TypeError, "X is in coo form: csr is needed"),
+        (
+            (replace(TILE, weights=np.full(2, 1e30, np.float32)), Q, np.array([1e300, -2.0])),
+            {"log1p": True},
+            ValueError,
+            "row_scale has 1 entries that are not finite",
+        ),
         ((TILE, Q[:2]), {}, ValueError, "genes reach from 0 to 2"),
         ((X, Q), {"n_threads": 0}, ValueError, "n_threads is 0"),
     ],

@@ -294,7 +294,7 @@ _drives = threading.Event()
 """Set in a process that has had an engine."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # what a function holds, each of them holds
 def _loaded(path: str) -> Callable[[Any], Any]:
     """The function of a map; a worker process reads it once."""
     from distributed import get_worker

@@ -169,6 +169,8 @@ class TruncatedSVD(
             The data or the options cannot be used.
         MemoryLimitError
             A worker is too small.
+        ClusterError
+            A task failed on the workers, or these were lost: fit again.
         """
         del y
         config = self._config()
@@ -232,7 +234,17 @@ class TruncatedSVD(
         client: Client | None = None,
         scratch: Folder | None = None,
     ) -> NDArray[np.float32]:
-        """Fit, then the scores of the same cells, shape (n_cells, k)."""
+        """Fit, then the scores of the same cells.
+
+        Parameters
+        ----------
+        X, y, client, scratch
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_cells, k)
+        """
         del y
         where: Any = {"client": client, "scratch": scratch}
         with borrowed_source(X) as source:
@@ -330,7 +342,7 @@ class TruncatedSVD(
             config,
             threads_of(self.n_threads),
             Cluster(client=client),
-            None if scratch is None else Path(scratch),
+            None if scratch is None else Path(scratch).absolute(),
             called(progress=self.progress),
         )
 

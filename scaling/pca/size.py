@@ -13,14 +13,14 @@ from tigon.scaling.pca.starting import RANDOM
 if TYPE_CHECKING:
     from tigon.storage import Atlas
 
-ENTRY_BYTES = 40
+_ENTRY_BYTES = 40
 """Of an entry of a block that is worked on: selected, as a tile, and transformed."""
 
 
 def block_bytes(atlas: Atlas) -> int:
     """A block of cells of an atlas while it is worked on."""
     n = min(BLOCK_CELLS, atlas.n_cells)
-    return atlas.estimate_block_bytes(n) + ENTRY_BYTES * atlas.most_entries(n)
+    return atlas.estimate_block_bytes(n) + _ENTRY_BYTES * atlas.most_entries(n)
 
 
 def sums_bytes(config: PCAConfig, n_genes: int) -> int:

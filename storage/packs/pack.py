@@ -117,7 +117,7 @@ class Pack:
 
     def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
         """Another process opens the files itself."""
-        return Pack, (self.folder,)
+        return Pack, (self.folder.absolute(),)
 
     @property
     def n_bytes(self) -> int:
