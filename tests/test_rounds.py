@@ -14,7 +14,7 @@ import tigon
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
-from tigon.scaling.inmf.rounds import problems_of
+from tigon.scaling.inmf.rounds import Rounds
 from tigon.scaling.inmf.schedule import Schedule, plan_schedule
 from tigon.scaling.inmf.solving import solve_all
 from tigon.scaling.inmf.state import Problem, State, init_state
@@ -86,14 +86,40 @@ def test_rounds_share_the_cells_of_an_epoch(packed: tuple[Pack, Problem]) -> Non
     schedule, _ = schedule_of(rounds=4)
     tasks = schedule.tasks(1, SEED)
     firsts = schedule.first_tasks(len(tasks), last=False)
-    found = problems_of(problem, pack, tasks, firsts)
-    assert list(found) == firsts
-    np.testing.assert_array_equal(sum(each.n_cells for each in found.values()), problem.n_cells)
+    found = Rounds.of(problem, K, pack, tasks, firsts)
+    np.testing.assert_array_equal(sum(each.n_cells for each in found.problems), problem.n_cells)
     seen = [pack.datasets(*cut) for cut in chain.from_iterable(tasks[firsts[1] : firsts[2]])]
-    np.testing.assert_array_equal(
-        found[firsts[1]].n_cells, np.bincount(np.concatenate(seen), minlength=3)
-    )
-    assert problems_of(problem, pack, tasks, [0]) == {0: problem}
+    wanted = np.bincount(np.concatenate(seen), minlength=3)
+    np.testing.assert_array_equal(found.problems[1].n_cells, wanted)
+    assert found.at(firsts[1] - 1) is found.problems[0]
+    assert found.at(firsts[1]) is found.at(firsts[2] - 1) is found.problems[1]
+    assert found.at(len(tasks) - 1) is found.problems[-1]
+    assert Rounds.of(problem, K, pack, tasks, [0]).problems == [problem]
+
+
+def test_a_small_dataset_hands_over_once_an_epoch(tmp_path: Path) -> None:
+    adata = planted(n=N, m=120, k=K, d=2).adata
+    few = np.flatnonzero(adata.obs["batch"] == adata.obs["batch"].iloc[0])[40:]
+    adata = adata[np.setdiff1d(np.arange(N), few)].copy()
+    with tigon.open(adata) as atlas, ThreadEngine(2) as engine:
+        prepared = prepare(atlas, PrepareConfig(batch_key="batch", n_genes="all"), K, engine)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        pack = build_pack(atlas, *parts, tmp_path / "pack", engine, np.random.SeedSequence(0))
+    problem, F = prepared.problem(5.0), {}
+    for rounds in (1, 10):
+        _, config = schedule_of(rounds, n_epochs=5)
+        schedule = replace(plan_schedule(config, pack.n_cells), rounds=rounds)
+        folder = tmp_path / str(rounds)
+        folder.mkdir()
+        with ThreadEngine(2) as engine:
+            state = init_state(problem, K, SEED)
+            state, _ = train(pack, folder, problem, state, schedule, config, engine, SEED)
+            metagenes = state.W, state.V
+            solved = solve_all(pack, problem, *metagenes, 1e-5, engine, lambda *_: None)
+        assert abs(state.V).max() < 100
+        np.testing.assert_array_equal(state.n_seen, problem.n_cells)
+        F[rounds] = solved.objective
+    assert F[10] < 1.001 * F[1]
 
 
 def test_sums_of_the_state_agree_with_each_other(

@@ -72,7 +72,8 @@ class INMFConfig:
         solved before the metagenes are improved.
     n_epochs
         Passes over the pack, or "auto": at least 5 epochs and 200 steps, then
-        until an epoch lowers F by less than ``tol_objective``, at most 60. Of the batch
+        until an epoch lowers F by less than ``tol_objective``, at most 60; where epochs have
+        rounds (:mod:`tigon.scaling.inmf.schedule`), one more then. Of the batch
         solver iterations at most; "auto" for 500.
     polish
         Batch iterations at most after the online epochs, "auto" for 500; 0 for none.

@@ -23,7 +23,11 @@ from tigon.scaling.inmf.state import Problem
 ROUND_CELLS, ROUND_CELLS_EACH, MOST_ROUNDS = 40_000, 2000, 10
 """Cells of a round at least, in all and of a dataset as they are on average, and most rounds of
 an epoch. With half as many cells F falls faster still in some fits, but factors that few cells
-use begin to follow the noise of a round, and other fits end with a larger F."""
+use begin to follow the noise of a round, and other fits end with a larger F. The last mini-batch
+of an epoch is smaller, and so may be the round that it is in."""
+
+ROUND_STEPS = 4
+"""Mini-batches of a round at least, two of which may be parts of one."""
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -98,7 +102,7 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     steps = -(-n_cells // size)
     per_task = max(1, min(config.minibatches_per_task, steps // 10))
     enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
-    rounds = max(1, min(n_cells // enough, MOST_ROUNDS))
+    rounds = max(1, min(n_cells // enough, steps // ROUND_STEPS, MOST_ROUNDS))
     if config.n_epochs != "auto":
         epochs = config.n_epochs, config.n_epochs
         return Schedule(n_cells, steps, *epochs, per_task, rounds if config.n_epochs > 1 else 1)

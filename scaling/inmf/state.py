@@ -206,13 +206,16 @@ def empty_state(problem: Problem, W: NDArray[np.float32], V: NDArray[np.float32]
     )
 
 
-def begin_round(state: State) -> None:
+def begin_round(state: State, ended: Problem | None = None) -> None:
     """Hand this round's sums over as the previous ones, and start anew from the bases.
 
-    A dataset of which no cell was seen keeps what it has.
+    A dataset of which no cell was seen keeps what it has; and so does one of which cells are
+    missing that the round which ended, ``ended``, was to see.
     """
+    n_wanted = state.n_seen if ended is None else ended.n_cells
+    done = (state.n_seen > 0) & (state.n_seen >= n_wanted)
     bases = {dataset: at for at, dataset in enumerate(state.continued.tolist())}
-    for i in np.flatnonzero(state.n_seen).tolist():
+    for i in np.flatnonzero(done).tolist():
         for now, previous, base in (
             (state.A, state.A_previous, state.A_base),
             (state.B, state.B_previous, state.B_base),
@@ -222,7 +225,7 @@ def begin_round(state: State) -> None:
             if i in bases:
                 previous[i] -= base[bases[i]]
                 now[i] = base[bases[i]]
-    state.n_seen[:] = 0
+    state.n_seen[done] = 0
 
 
 def state_bytes(n_datasets: int, n_genes: int, n_components: int) -> int:

@@ -14,7 +14,7 @@ from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.rescaling import rescale, rescale_steps
-from tigon.scaling.inmf.rounds import problems_of
+from tigon.scaling.inmf.rounds import Rounds
 from tigon.scaling.inmf.schedule import Schedule, Stretch
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem, State, begin_round
@@ -126,14 +126,13 @@ def train_by_step(
         solver = Solver(pack, starts, now, config.tol)
         tables: dict[int, MetageneTable] = {}
         tasks = schedule.tasks(at.epoch, seed)
-        rounds = problems_of(now, pack, tasks, schedule.first_tasks(len(tasks), last=at.closing))
-        of_round = rounds[max(first for first in rounds if first <= at.n_done)]
+        firsts = schedule.first_tasks(len(tasks), last=at.closing)
+        rounds = Rounds.of(now, len(state.W), pack, tasks, firsts)
         solved = _solved(solver, tasks[at.n_done :], state, tables, at.flying, config, engine)
         for found in solved:
-            if at.n_done in rounds:
-                begin_round(state)
-                of_round = rounds[at.n_done]
-            tables |= _take_in(found, state, of_round, at, config, engine)
+            if at.n_done in firsts:
+                begin_round(state, rounds.at(at.n_done - 1) if at.n_done else None)
+            tables |= _take_in(found, state, rounds.at(at.n_done), at, config, engine)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
