@@ -67,12 +67,8 @@ def give_back() -> None:
         trim(0)
 
 
-def tree_bytes() -> int:
-    """Proportional set size of this process and its children, in bytes."""
-    return _shares(_tree())
-
-
 def _shares(pids: list[int]) -> int:
+    """Proportional set size of some processes, in bytes."""
     return sum(map(_process_bytes, pids))
 
 

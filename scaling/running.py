@@ -42,6 +42,11 @@ def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
         pickle.dumps(reference(atlas))
 
 
+def files_of(atlas: Atlas) -> list[Path]:
+    """What workers must see to open an atlas; nothing of one behind a URL."""
+    return [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
+
+
 @contextmanager
 def running(
     cluster: Cluster,
@@ -82,8 +87,7 @@ def running(
         with ThreadEngine(n_threads, window=plan.window) as threads:
             yield threads
         return
-    needed = [] if atlas.path is None or "://" in atlas.path else [Path(atlas.path).absolute()]
-    needed += [] if cache is None else [cache.absolute()]
+    needed = files_of(atlas) + ([] if cache is None else [cache.absolute()])
     tasks = Tasks(plan.task_bytes, modules, needed)
     with on_workers(cluster, tasks, n_threads, folder, plan.window, progress) as engine:
         yield engine

@@ -21,7 +21,7 @@ from tigon.scaling.budget import Plan, format_bytes, parse_bytes, plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.memory import MemoryWatch, tree_bytes
+from tigon.scaling.memory import MemoryWatch
 from tigon.storage.errors import InputError, MemoryLimitError
 from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
@@ -90,7 +90,7 @@ def test_the_offsets_of_many_datasets_are_counted(monkeypatch: pytest.MonkeyPatc
 
 
 def test_memory_is_watched() -> None:
-    before = tree_bytes()
+    before = memory._shares(memory._tree())
     with MemoryWatch() as watch:
         held = np.ones(80 * 2**20 // 8)
     assert watch.peak_bytes >= before + 0.9 * held.nbytes
@@ -98,14 +98,13 @@ def test_memory_is_watched() -> None:
 
 def test_watching_takes_little_and_misses_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    whole, shares = tree_bytes, memory._shares
+    shares = memory._shares
     monkeypatch.setattr(memory, "_shares", lambda pids: asked.append(pids) or shares(pids))
     watch, most = MemoryWatch(), 0
     for n_mib in (64, 0, 32, 16, 0, 32, 64, 96):
         held = np.ones(n_mib * 2**17)
         watch._look()
-        most = max(most, whole())
-        asked.pop()
+        most = max(most, shares(memory._tree()))
         # Shares of libraries fall by some MiB when another process that maps them starts.
         assert 0.99 * most <= watch.peak_bytes <= 1.05 * most
         del held

@@ -137,18 +137,26 @@ def train_by_step(
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
             yield
-        settled = at.before - at.total < config.tol_objective * abs(at.total)
-        done, ahead = at.epoch + 1, schedule.rounds > 1  # epochs of one round come last
-        enough = schedule.is_enough(done + ahead, settled=settled)
-        finished = at.closing if ahead else enough
-        at = Position(
-            done, before=at.total, history=at.history, closing=ahead and enough, finished=finished
-        )
+        at = _after(at, schedule, config)
         if checkpoints:
             checkpoints.save(state, at)
         # Until now a job that goes on from the checkpoint before would have read them.
-        starts.end(finished=finished)
+        starts.end(finished=at.finished)
     return state, at.history
+
+
+def _after(at: Position, schedule: Schedule, config: INMFConfig) -> Position:
+    """Where the fit is when an epoch has ended: one of a single round comes last."""
+    settled = at.before - at.total < config.tol_objective * abs(at.total)
+    done, ahead = at.epoch + 1, schedule.rounds > 1
+    enough = schedule.is_enough(done + ahead, settled=settled)
+    return Position(
+        done,
+        before=at.total,
+        history=at.history,
+        closing=ahead and enough,
+        finished=at.closing if ahead else enough,
+    )
 
 
 def _take_in(

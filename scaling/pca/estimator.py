@@ -6,7 +6,7 @@ import logging
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger("tigon")
-
-Folder: TypeAlias = str | os.PathLike[str]
-"""A path as users write it."""
 
 
 class TruncatedSVD(
@@ -141,7 +138,7 @@ class TruncatedSVD(
         y: None = None,
         *,
         client: Client | None = None,
-        scratch: Folder | None = None,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Find the components.
 
@@ -186,7 +183,7 @@ class TruncatedSVD(
         return self
 
     def transform(
-        self, X: Any, *, client: Client | None = None, scratch: Folder | None = None
+        self, X: Any, *, client: Client | None = None, scratch: str | os.PathLike[str] | None = None
     ) -> NDArray[np.float32]:
         """Scores of cells: the (centred, scaled) matrix times the components.
 
@@ -232,7 +229,7 @@ class TruncatedSVD(
         y: None = None,
         *,
         client: Client | None = None,
-        scratch: Folder | None = None,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> NDArray[np.float32]:
         """Fit, then the scores of the same cells.
 
@@ -335,7 +332,11 @@ class TruncatedSVD(
         return PCAConfig(**{"center": self._center, **given})
 
     def _passes(
-        self, X: Any, config: PCAConfig, client: Client | None, scratch: Folder | None
+        self,
+        X: Any,
+        config: PCAConfig,
+        client: Client | None,
+        scratch: str | os.PathLike[str] | None,
     ) -> AbstractContextManager[Passes | ResidentPasses]:
         return passes_over(
             X,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from tigon.scaling.pca.resident import ResidentPasses, is_resident
 from tigon.scaling.pca.rows import AtlasRows, DaskRows, PackRows, Rows
 from tigon.scaling.pca.size import block_bytes, sums_bytes
 from tigon.scaling.pca.sources import rows_of
-from tigon.scaling.running import Tasks, on_workers
+from tigon.scaling.running import Tasks, check_reachable, files_of, on_workers
 from tigon.storage.errors import InputError
 from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import Progress
@@ -67,7 +66,7 @@ def passes_over(
         with ThreadEngine(n_threads) as threads:
             yield Passes(rows, normalisation, threads, progress)
         return
-    tasks = Tasks(_task_bytes(rows, config), OF_COMPONENTS, _places(rows))
+    tasks = Tasks(_task_bytes(rows, config), OF_COMPONENTS, _places(rows, cluster))
     with (
         closing(Scratch(scratch)) as aside,
         on_workers(cluster, tasks, n_threads, aside.folder, progress=progress) as workers,
@@ -81,7 +80,7 @@ def _task_bytes(rows: Rows, config: PCAConfig) -> int:
     return sums + (block_bytes(rows.atlas.get()) if isinstance(rows, AtlasRows) else 0)
 
 
-def _places(rows: Rows) -> list[Path]:
+def _places(rows: Rows, cluster: Cluster) -> list[Path]:
     """Files that workers must see.
 
     Raises
@@ -91,9 +90,9 @@ def _places(rows: Rows) -> list[Path]:
         other than Tigon's own.
     """
     if isinstance(rows, AtlasRows):
-        pickle.dumps(rows.atlas)
-        path = rows.atlas.get().path
-        return [] if path is None or "://" in path else [Path(path).absolute()]
+        atlas = rows.atlas.get()
+        check_reachable(atlas, cluster)
+        return files_of(atlas)
     if isinstance(rows, PackRows) and isinstance(rows.pack, Pack):
         return [rows.pack.folder.absolute()]
     if isinstance(rows, DaskRows):
