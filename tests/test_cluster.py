@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -285,3 +287,27 @@ def test_one_cluster_at_most() -> None:
             Cluster(n_workers=n_workers)  # type: ignore[arg-type]
     assert not Cluster().is_used
     assert Cluster(n_workers=1).is_used
+
+
+def test_what_is_no_client_that_can_be_used_is_refused(cluster: Any) -> None:
+    with pytest.raises(InputError, match=r"client is a str: a distributed\.Client is needed"):
+        Cluster(client=cast("Any", "tcp://127.0.0.1:8786"))
+    with distributed.Client(cluster, set_as_default=False) as closed:
+        pass
+    with pytest.raises(InputError, match="client is closed: connect it"):
+        Cluster(client=closed)
+
+    async def refused() -> None:
+        connected = distributed.Client(cluster.scheduler_address, asynchronous=True)
+        async with connected as client:
+            with pytest.raises(InputError, match="client is asynchronous"):
+                Cluster(client=client)
+
+    asyncio.run(refused())
+
+
+def test_what_cannot_be_sent_is_refused(engine: ClusterEngine, tmp_path: Path) -> None:
+    lock = threading.Lock()
+    with pytest.raises(InputError, match=r"cannot be sent to workers \(TypeError: .*write_atlas"):
+        list(engine.ordered_map(lambda task: (task, lock), [1]))
+    assert not list(tmp_path.glob("map-*"))

@@ -22,6 +22,7 @@ from tigon.scaling.packing import pack_order
 from tigon.storage.errors import InputError
 from tigon.storage.packs import stretches
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
+from tigon.storage.packs.sorting import Bucket, RunFiles
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile
 
@@ -146,6 +147,17 @@ def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
         Pack(tmp_path / "pack")
     with pytest.raises(InputError, match="ends early"):
         pack.read(0, 40)
+
+
+def test_rows_aside_that_were_cut_short_are_refused(tmp_path: Path) -> None:
+    files = RunFiles(tmp_path, (np.dtype(np.uint16),))
+    entries = np.arange(12, dtype=np.uint16)
+    files.write(0, np.arange(4), [(np.arange(0, 13, 3), (entries,))])
+    four = Bucket(0, np.full(4, 3, np.uint32), np.zeros(4, np.int32), np.zeros(1, np.int64))
+    assert b"".join(files.read(four, 0)) == entries.tobytes()
+    os.truncate(tmp_path / "run-0", 20)
+    with pytest.raises(InputError, match="run-0 ends early: an intermediate file was cut short"):
+        list(files.read(four, 0))
 
 
 def test_a_pack_of_more_buckets_than_files_may_be_open(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Rows of factors, padded and cut into panels that stay in registers.
 
-The k factors of a row fill whole machine vectors; up to five of these, a panel, are
+The k factors of a row fill whole machine vectors; up to five or twelve of these, a panel, are
 summed in registers while a kernel walks over non-zeros. More factors take several
 panels, all of one width. The width is passed to kernels as the length of a tuple
 (``shape``), which Numba knows when it compiles.
@@ -17,9 +17,13 @@ from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.lanes import PART_BYTES
 
 MOST_PARTS = 5
+"""Of kernels that keep two or four sums of a panel at a time."""
+
+MOST_PARTS_ALONE = 12
+"""Of kernels that keep one: it, a vector of the entry and one to spare are what AVX2 has."""
 
 
-def panels_of(k: int, dtype: Any) -> tuple[int, tuple[int, ...]]:
+def panels_of(k: int, dtype: Any, most: int = MOST_PARTS) -> tuple[int, tuple[int, ...]]:
     """Number of panels, and their common shape: one zero for each vector.
 
     Parameters
@@ -28,9 +32,11 @@ def panels_of(k: int, dtype: Any) -> tuple[int, tuple[int, ...]]:
         Number of factors.
     dtype
         float32 or float64.
+    most
+        Vectors of a panel at most.
     """
     n_parts = -(-k * np.dtype(dtype).itemsize // PART_BYTES)
-    n_panels = -(-n_parts // MOST_PARTS)
+    n_panels = -(-n_parts // most)
     return n_panels, (0,) * -(-n_parts // n_panels)
 
 

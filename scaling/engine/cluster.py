@@ -50,9 +50,11 @@ _PATIENCE_S = 300.0
 _LOOK_EVERY_S = 5.0
 """How often to look after the scheduler and the workers while a task takes long."""
 
-
 _BROKEN_S, _MOST_BROKEN = 0.5, 20
 """Pause after a connection broke while a result was fetched, and how often that may be."""
+
+_AGAIN = "run again, a job with --resume"
+"""The way out when the cluster could not go on; fits of estimators start from the beginning."""
 
 
 class ClusterError(TigonError):
@@ -239,7 +241,7 @@ class _Flight:
                     raise ClusterError(
                         f"the task {self._told} was lost with its worker {self._n_submitted} "
                         f"times ({error}): a worker may need more memory; see the logs of the "
-                        "workers, and go on with --resume"
+                        f"workers, and {_AGAIN}"
                     ) from error
                 self._future = self._submit()
             except TigonError:
@@ -247,7 +249,7 @@ class _Flight:
             except Exception as error:
                 raise ClusterError(
                     f"the task {self._told} failed {RETRIES + 1} times on the workers "
-                    f"({type(error).__name__}: {error}): go on with --resume when it is mended"
+                    f"({type(error).__name__}: {error}): mend that, and {_AGAIN}"
                 ) from error
             else:
                 self._forget()
@@ -275,8 +277,7 @@ class _Flight:
             idle = 0.0 if self._client.nthreads() else idle + _LOOK_EVERY_S
             if idle >= _PATIENCE_S:
                 raise ClusterError(
-                    f"there has been no worker for {idle:.0f} s: start some, and go on with "
-                    "--resume"
+                    f"there has been no worker for {idle:.0f} s: start some, and {_AGAIN}"
                 )
 
     def cancel(self) -> None:
@@ -318,7 +319,16 @@ def _pickled(fn: Any) -> bytes:
     from distributed.protocol import pickle as by_value
 
     dumps: Any = by_value.dumps  # of functions inside functions, too
-    packed: bytes = dumps(fn)
+    try:
+        packed: bytes = dumps(fn)
+    except TigonError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the data cannot be sent to workers ({type(error).__name__}: {error}): they need what "
+            "another process can open; write an atlas of them with tigon.write_atlas, or leave "
+            "out the client"
+        ) from error
     return packed
 
 
@@ -335,7 +345,7 @@ def _is_connected(client: Any) -> bool:
 
 def _lost(client: Any) -> ClusterError:
     return ClusterError(
-        f"the scheduler at {_address(client)} is gone: start it again, and go on with --resume"
+        f"the scheduler at {_address(client)} is gone: start it again, and {_AGAIN}"
     )
 
 

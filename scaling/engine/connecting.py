@@ -45,7 +45,8 @@ class Cluster:
     Raises
     ------
     InputError
-        More than one was given, or there is nothing of the kind.
+        More than one was given, or there is nothing of the kind; the client is none, is
+        asynchronous or was closed.
     """
 
     client: Client | None = None
@@ -65,6 +66,8 @@ class Cluster:
                 raise InputError(f"workers is {self.n_workers}: at least 1 is needed")
         if self.is_used:
             _check_installed()
+        if self.client is not None:
+            _check_client(self.client)
 
     @property
     def is_used(self) -> bool:
@@ -180,3 +183,21 @@ def _check_installed() -> None:
             "the package distributed is not installed: a cluster needs it; install it with "
             "pip install 'tigon[dask]', or leave out --scheduler and --workers"
         )
+
+
+def _check_client(client: Any) -> None:
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise InputError(
+            f"client is a {type(client).__name__}: a distributed.Client is needed; make one with "
+            "distributed.Client(cluster_or_address)"
+        )
+    found: Any = client
+    if found.asynchronous:
+        raise InputError(
+            "client is asynchronous: results are waited for here; make it without "
+            "asynchronous=True"
+        )
+    if found.status != "running":
+        raise InputError(f"client is {found.status}: connect it to its scheduler anew")

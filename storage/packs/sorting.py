@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.errors import InputError
 from tigon.storage.packs.stretches import open_to_read
 from tigon.storage.raw import read_at
 from tigon.storage.slices import copy_slices
@@ -125,7 +126,11 @@ class RunFiles:
                 n_read = read_at(number, left[:n_bytes], first)
             finally:
                 os.close(number)
-            assert n_read == n_bytes, "the file of a run was cut short"
+            if n_read != n_bytes:
+                raise InputError(
+                    f"{self._path(run)} ends early: an intermediate file was cut short; run again "
+                    "to rebuild it"
+                )
             left = left[n_read:]
         return found
 
