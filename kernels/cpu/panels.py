@@ -40,9 +40,9 @@ def panels_of(k: int, dtype: Any, most: int = MOST_PARTS) -> tuple[int, tuple[in
     return n_panels, (0,) * -(-n_parts // n_panels)
 
 
-def row_width(k: int, dtype: Any) -> int:
+def row_width(k: int, dtype: Any, most: int = MOST_PARTS) -> int:
     """Entries of a padded row: k rounded up to whole panels."""
-    n_panels, shape = panels_of(k, dtype)
+    n_panels, shape = panels_of(k, dtype, most)
     return n_panels * len(shape) * (PART_BYTES // int(np.dtype(dtype).itemsize))
 
 

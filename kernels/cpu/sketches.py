@@ -1,8 +1,9 @@
 """Y^T (Y Q) of transformed counts, for principal components (Numba).
 
 For a block of cells and a panel of columns of Q, Y Q is summed in registers along the
-entries of each cell, then Y^T (Y Q) along those of each gene. Neither Y nor Y Q is ever
-held for more cells than a block.
+entries of each cell, then each entry adds its cell's row to its gene's of Y^T (Y Q). Both take
+genes that are near to each other in all cells before the next, so that their rows stay in the
+second-level cache. Neither Y nor Y Q is ever held for more cells than a block.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ _SLICE_CELLS = 640
 """Cells of a task."""
 
 _NEAR_BYTES = 1 << 18
-"""Of a panel of Q that all cells of a block are multiplied with before the next: it stays in the
-second-level cache, where the whole panel of 20,000 genes does not."""
+"""Of a panel of Q, or of sums, that all cells of a block go through before the next."""
 
 
 @njit(cache=True, nogil=True)
@@ -58,6 +58,36 @@ def _project(starts, genes, values, table, shape, near, out):  # type: ignore[no
             put(where, i, t)
 
 
+@njit(cache=True, nogil=True)
+def _project_back(starts, genes, values, product, shape, near, onto):  # type: ignore[no-untyped-def]
+    """Add a panel of Y^T (Y Q), from one of Y Q, in place: the cells of a gene in their order."""
+    lanes = len(shape) * 4
+    where = starts[:-1].copy()
+    for stop in range(near, len(onto) // lanes + near, near):
+        for i in range(len(starts) - 1):
+            t, last = at(where, i), at(starts, i + 1)
+            if t == last or np.int64(at(genes, t)) >= stop:
+                continue
+            row = load(product, i * lanes, shape)
+            while t < last:
+                gene = np.int64(at(genes, t))
+                if gene >= stop:
+                    break
+                place = gene * lanes
+                store(onto, place, fma(at(values, t), row, load(onto, place, shape)))
+                t += 1
+            put(where, i, t)
+
+
+@njit(cache=True, nogil=True)
+def _add_moments(genes, values, sums, squares):  # type: ignore[no-untyped-def]
+    """Add the sums of Y and of Y^2 of each gene, in place."""
+    for t in range(len(genes)):
+        g, y = np.int64(at(genes, t)), at(values, t)
+        put(sums, g, at(sums, g) + y)
+        put(squares, g, at(squares, g) + y * y)
+
+
 class Sketcher:
     """Y^T (Y Q) and Y Q of one tile after the other, on the thread that calls.
 
@@ -68,8 +98,7 @@ class Sketcher:
     """
 
     def __init__(self, Q: NDArray[Any]) -> None:
-        m, self.n_columns = Q.shape
-        self._places = np.arange(m, dtype=np.uint32)
+        self._n_genes, self.n_columns = m, _ = Q.shape
         n_panels, self._shape = panels_of(self.n_columns, np.float64, MOST_PARTS_ALONE)
         self._lanes = 4 * len(self._shape)
         self._near = max(1, _NEAR_BYTES // (8 * self._lanes))
@@ -81,19 +110,18 @@ class Sketcher:
 
     def zeros(self) -> Sums:
         """Sums of no cells: the product in panels, flat, and moments (m,)."""
-        m = len(self._places)
-        return aligned_zeros(self._table.size, np.float64), np.zeros(m), np.zeros(m)
+        moments = np.zeros((2, self._n_genes))
+        return aligned_zeros(self._table.size, np.float64), *moments
 
     def add(self, tile: CellTile, transform: Transform, onto: Sums) -> None:
         """Add the cells of a tile of contiguous arrays, one after the other, in place."""
         total, sums, squares = onto
         panels = total.reshape(self._table.shape)
         for block in blocks_of(tile, transform):
-            genes = block.by_gene(self._places)
-            genes.add_moments(sums, squares)
+            _add_moments(block.genes, block.values, sums, squares)
             for table, panel in zip(self._table, panels, strict=True):
                 product = self._panel(block, table)
-                genes.add_products(product, self._shape, panel, self._lanes, 0)
+                _project_back(*block.arrays, product, self._shape, self._near, panel)
 
     def project(self, tile: CellTile, transform: Transform) -> Float64:
         """Y Q of the cells of a tile of contiguous arrays, shape (n, l)."""
@@ -108,14 +136,14 @@ class Sketcher:
 
     def product(self, sums: Sums) -> Float64:
         """The product without its padding, shape (m, l); a copy."""
-        m, n_panels = len(self._places), len(self._table)
+        m, n_panels = self._n_genes, len(self._table)
         by_gene = sums[0].reshape(n_panels, m, self._lanes).swapaxes(0, 1)
         whole: Float64 = by_gene.reshape(m, -1)[:, : self.n_columns].copy()
         return whole
 
     def _panel(self, block: CellEntries, table: Float64) -> Float64:
         out: Float64 = aligned_zeros(block.n_cells * self._lanes, np.float64)
-        _project(block.starts, block.genes, block.values, table, self._shape, self._near, out)
+        _project(*block.arrays, table, self._shape, self._near, out)
         return out
 
 

@@ -196,8 +196,7 @@ def _check_client(client: Any) -> None:
     found: Any = client
     if found.asynchronous:
         raise InputError(
-            "client is asynchronous: results are waited for here; make it without "
-            "asynchronous=True"
+            "client is asynchronous: results are waited for here; make it without asynchronous=True"
         )
     if found.status != "running":
         raise InputError(f"client is {found.status}: connect it to its scheduler anew")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -243,11 +244,15 @@ class Summing(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SketchOf:
-    """Y^T (Y Q)."""
+    """Y^T (Y Q); tasks of a process share what they multiply with."""
 
     Q: Float64
+
+    @cached_property
+    def _sketcher(self) -> Sketcher:
+        return Sketcher(self.Q)
 
     @property
     def n_bytes(self) -> int:
@@ -256,7 +261,7 @@ class SketchOf:
 
     def begin(self) -> CellSummer:
         """Sums of no cells."""
-        return _SketchSums(self.Q)
+        return _SketchSums(self._sketcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +286,8 @@ class GramOf:
 
 
 class _SketchSums:
-    def __init__(self, Q: Float64) -> None:
-        self._sketcher, self._n_cells = Sketcher(Q), 0
+    def __init__(self, sketcher: Sketcher) -> None:
+        self._sketcher, self._n_cells = sketcher, 0
         self._sums = self._sketcher.zeros()
 
     def add(self, cells: Cells, transform: Transform) -> None:
@@ -327,15 +332,19 @@ class _Sums:
         return sums.found()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Scores:
     rows: Rows
     normalisation: Normalisation
     onto: Float64
     offset: Float64
 
+    @cached_property
+    def _sketcher(self) -> Sketcher:
+        return Sketcher(self.onto)
+
     def __call__(self, cuts: Cuts) -> NDArray[np.float32]:
         cells = self.rows.read(*cuts[0])
         transform = self.normalisation.transform(cells, len(self.onto))
-        product = Sketcher(self.onto).project(cells.tile, transform)
+        product = self._sketcher.project(cells.tile, transform)
         return (product - self.offset).astype(np.float32)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tigon.kernels.cpu.panels import MOST_PARTS_ALONE, row_width
 from tigon.scaling.pca.certificate import PROBES
 from tigon.scaling.pca.config import PCAConfig
 from tigon.scaling.pca.krylov import improved
@@ -32,4 +35,4 @@ def sums_bytes(config: PCAConfig, n_genes: int) -> int:
 
 def padded(n_columns: int) -> int:
     """Columns as kernels hold them."""
-    return -(-n_columns // 16) * 16
+    return row_width(n_columns, np.float64, MOST_PARTS_ALONE)
