@@ -150,10 +150,17 @@ def tell_run(facts: Facts) -> str:
                 tell_bytes(facts["peak_memory_bytes"])
                 + (f" of {tell_bytes(limit)}" if limit is not None else ""),
             ),
-            ("time", tell_seconds(facts["time_s"])),
+            ("time", _tell_time(facts)),
             *([("report", facts["report"])] if facts.get("report") else []),
         ]
     )
+
+
+def _tell_time(facts: Facts) -> str:
+    """Of a command that has just ended all of it; of a run what was written down with it."""
+    if "elapsed_s" in facts:
+        return tell_seconds(facts["elapsed_s"])
+    return f"{tell_seconds(facts['time_s'])}, without start and report"
 
 
 def _tell_components(facts: Facts) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import typer
 from rich.console import Console
 
@@ -53,6 +55,8 @@ class Session:
         from tigon.main_job import report_path
 
         facts = describe_run(run)
+        # As a shell would tell: with the start of Python, and with the report.
+        facts["elapsed_s"] = time.time() - psutil.Process().create_time()
         facts["report"] = str(report_path(Path(out))) if report else None
         self.answer(facts, tell_run(facts))
 
