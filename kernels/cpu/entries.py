@@ -76,11 +76,6 @@ class CellEntries:
         """Cells."""
         return len(self.starts) - 1
 
-    @property
-    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.uint32], Float64]:
-        """What kernels take."""
-        return self.starts, self.genes, self.values
-
     def by_gene(self, places: NDArray[np.unsignedinteger]) -> GeneEntries:
         """The same, gene after gene, each at its place (m,), a permutation."""
         return GeneEntries(*_by_gene(self.starts, self.genes, self.values, places))

@@ -20,7 +20,7 @@ MOST_PARTS = 5
 """Of kernels that keep two or four sums of a panel at a time."""
 
 MOST_PARTS_ALONE = 12
-"""Of kernels that keep one: it, a vector of the entry and one to spare are what AVX2 has."""
+"""Of kernels that keep one: it and what it is multiplied with fit into the registers of AVX2."""
 
 
 def panels_of(k: int, dtype: Any, most: int = MOST_PARTS) -> tuple[int, tuple[int, ...]]:

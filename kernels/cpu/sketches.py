@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cells import contiguous_tile
 from tigon.kernels.cpu.aligned import aligned_zeros
 from tigon.kernels.cpu.entries import CellEntries, Float64, Transform, blocks_of
-from tigon.kernels.cpu.lanes import at, broadcast, fma, load, put, store
+from tigon.kernels.cpu.lanes import at, fma, load, put, store
 from tigon.kernels.cpu.panels import MOST_PARTS_ALONE, panels_of
 from tigon.kernels.cpu.whole import MOST_SUMS, even_cuts, part_of
 from tigon.kernels.threads import map_tiles
@@ -34,49 +34,42 @@ _NEAR_BYTES = 1 << 18
 
 
 @njit(cache=True, nogil=True)
-def _project(starts, genes, values, table, shape, near, out):  # type: ignore[no-untyped-def]
-    """A panel of Y Q of some cells, from a panel of Q: ``near`` genes after the other."""
-    lanes = len(shape) * 4
-    n_cells, n_genes = len(starts) - 1, len(table) // lanes
-    zero = broadcast(0.0, load(table, 0, shape))
+def _cut(starts, genes, near, n_genes):  # type: ignore[no-untyped-def]
+    """Where the entries of each cell begin that are of the next ``near`` genes, row by row."""
+    n_cells, n_cuts = len(starts) - 1, -(-n_genes // near)
+    cuts = np.empty((n_cuts + 1, n_cells), np.int64)
     for i in range(n_cells):
-        store(out, i * lanes, zero)
-    where = starts[:-1].copy()
-    for stop in range(near, n_genes + near, near):
-        for i in range(n_cells):
-            t, last = at(where, i), at(starts, i + 1)
-            if t == last or np.int64(at(genes, t)) >= stop:
-                continue
-            total = load(out, i * lanes, shape)
-            while t < last:
-                gene = np.int64(at(genes, t))
-                if gene >= stop:
-                    break
-                total = fma(at(values, t), load(table, gene * lanes, shape), total)
+        t = cuts[0, i] = starts[i]
+        for n in range(1, n_cuts + 1):
+            while t < starts[i + 1] and np.int64(at(genes, t)) < n * near:
                 t += 1
-            store(out, i * lanes, total)
-            put(where, i, t)
+            cuts[n, i] = t
+    return cuts
 
 
 @njit(cache=True, nogil=True)
-def _project_back(starts, genes, values, product, shape, near, onto):  # type: ignore[no-untyped-def]
+def _project(cuts, genes, values, table, shape, out):  # type: ignore[no-untyped-def]
+    """Add a panel of Y Q of some cells, from a panel of Q, in place."""
+    lanes, (n_cuts, n_cells) = len(shape) * 4, cuts.shape
+    for n in range(n_cuts - 1):
+        for i in range(n_cells):
+            total = load(out, i * lanes, shape)
+            for t in range(cuts[n, i], cuts[n + 1, i]):
+                row = load(table, np.int64(at(genes, t)) * lanes, shape)
+                total = fma(at(values, t), row, total)
+            store(out, i * lanes, total)
+
+
+@njit(cache=True, nogil=True)
+def _project_back(cuts, genes, values, product, shape, onto):  # type: ignore[no-untyped-def]
     """Add a panel of Y^T (Y Q), from one of Y Q, in place: the cells of a gene in their order."""
-    lanes = len(shape) * 4
-    where = starts[:-1].copy()
-    for stop in range(near, len(onto) // lanes + near, near):
-        for i in range(len(starts) - 1):
-            t, last = at(where, i), at(starts, i + 1)
-            if t == last or np.int64(at(genes, t)) >= stop:
-                continue
+    lanes, (n_cuts, n_cells) = len(shape) * 4, cuts.shape
+    for n in range(n_cuts - 1):
+        for i in range(n_cells):
             row = load(product, i * lanes, shape)
-            while t < last:
-                gene = np.int64(at(genes, t))
-                if gene >= stop:
-                    break
-                place = gene * lanes
+            for t in range(cuts[n, i], cuts[n + 1, i]):
+                place = np.int64(at(genes, t)) * lanes
                 store(onto, place, fma(at(values, t), row, load(onto, place, shape)))
-                t += 1
-            put(where, i, t)
 
 
 @njit(cache=True, nogil=True)
@@ -98,10 +91,10 @@ class Sketcher:
     """
 
     def __init__(self, Q: NDArray[Any]) -> None:
-        self._n_genes, self.n_columns = m, _ = Q.shape
+        m, self.n_columns = Q.shape
+        self._n_genes = m
         n_panels, self._shape = panels_of(self.n_columns, np.float64, MOST_PARTS_ALONE)
         self._lanes = 4 * len(self._shape)
-        self._near = max(1, _NEAR_BYTES // (8 * self._lanes))
         self._table: Float64 = aligned_zeros(n_panels * m * self._lanes, np.float64)
         self._table = self._table.reshape(n_panels, -1)  # a panel lies together
         for number, panel in enumerate(self._table.reshape(n_panels, m, self._lanes)):
@@ -119,17 +112,19 @@ class Sketcher:
         panels = total.reshape(self._table.shape)
         for block in blocks_of(tile, transform):
             _add_moments(block.genes, block.values, sums, squares)
+            cuts, entries = self._cuts(block), (block.genes, block.values)
             for table, panel in zip(self._table, panels, strict=True):
-                product = self._panel(block, table)
-                _project_back(*block.arrays, product, self._shape, self._near, panel)
+                product = self._panel(block, cuts, table)
+                _project_back(cuts, *entries, product, self._shape, panel)
 
     def project(self, tile: CellTile, transform: Transform) -> Float64:
         """Y Q of the cells of a tile of contiguous arrays, shape (n, l)."""
         out: Float64 = np.empty((len(tile.rows), len(self._table), self._lanes))
         first = 0
         for block in blocks_of(tile, transform):
+            cuts = self._cuts(block)
             for number, table in enumerate(self._table):
-                product = self._panel(block, table).reshape(-1, self._lanes)
+                product = self._panel(block, cuts, table).reshape(-1, self._lanes)
                 out[first : first + block.n_cells, number] = product
             first += block.n_cells
         return out.reshape(len(out), len(self._table) * self._lanes)[:, : self.n_columns]
@@ -141,9 +136,14 @@ class Sketcher:
         whole: Float64 = by_gene.reshape(m, -1)[:, : self.n_columns].copy()
         return whole
 
-    def _panel(self, block: CellEntries, table: Float64) -> Float64:
+    def _cuts(self, block: CellEntries) -> NDArray[np.int64]:
+        near = max(1, _NEAR_BYTES // (8 * self._lanes))
+        cuts: NDArray[np.int64] = _cut(block.starts, block.genes, near, self._n_genes)
+        return cuts
+
+    def _panel(self, block: CellEntries, cuts: NDArray[np.int64], table: Float64) -> Float64:
         out: Float64 = aligned_zeros(block.n_cells * self._lanes, np.float64)
-        _project(*block.arrays, table, self._shape, self._near, out)
+        _project(cuts, block.genes, block.values, table, self._shape, out)
         return out
 
 
