@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,16 @@ class TestLayout:
         spot = nearest(layout, layout, 11).indices[:, 1:]
         assert (types[spot] == types[:, None]).mean() > 0.98
         assert np.array_equal(layout, umap_layout(X, near, seed=0, n_epochs=100))
+
+    def test_what_is_compiled_for_the_graph_is_kept(self) -> None:
+        from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+        X = points(100)
+        umap_layout(X, neighbors(X, 15), seed=0, n_epochs=1)
+        for kernel in (smooth_knn_dist, compute_membership_strengths):
+            kept = {path.name for path in Path(kernel.stats.cache_path).iterdir()}
+            name = f"{kernel.py_func.__module__.split('.')[-1]}.{kernel.py_func.__name__}-"
+            assert any(other.startswith(name) and other.endswith(".nbc") for other in kept)
 
     def test_epochs_are_told(self, capfd: pytest.CaptureFixture[str]) -> None:
         X = points(3000)

@@ -7,6 +7,7 @@ McInnes, Healy, Melville (2018), arXiv:1802.03426.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def umap_layout(
         return start
     from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
+    _keep_what_is_compiled()
     n = len(points)
     total = n_epochs or (N_EPOCHS_OF_FEW if n <= _FEW_CELLS else N_EPOCHS)
     told = _Told(progress, total)
@@ -96,6 +98,18 @@ def umap_layout(
     told.end()
     centred: NDArray[np.float32] = (layout - layout.mean(axis=0)).astype(np.float32)
     return centred
+
+
+def _keep_what_is_compiled() -> None:
+    """Have Numba keep what it compiles of umap-learn's graph, which takes seconds, on disk.
+
+    As for our own kernels: umap-learn leaves it to every process.
+    """
+    from umap.umap_ import compute_membership_strengths, smooth_knn_dist
+
+    for kernel in (smooth_knn_dist, compute_membership_strengths):
+        with suppress(RuntimeError):  # there is no place that can be written to
+            kernel.enable_caching()
 
 
 def principal_start(points: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
