@@ -47,11 +47,22 @@ def build(code: str, options: Sequence[str], folder: Path) -> ctypes.CDLL:
         source = folder / f"{key}.cpp"
         source.write_text(text)
         defines = [option for option in options if option.startswith("-D")]
-        command = ["g++", *_FLAGS, *defines, f"-I{HEADER.parent}", str(source), "-o", str(library)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"g++ refuses the kernels:\n{done.stderr[:4000]}")
+        _precompile_header(folder)
+        _compile(*defines, f"-I{folder}", str(source), "-o", str(library))
     return ctypes.CDLL(str(library))
+
+
+def _precompile_header(folder: Path) -> None:
+    """Once, as reading it takes longer than most kernels."""
+    found = folder / f"{HEADER.name}.gch"
+    if not found.exists():
+        _compile("-x", "c++-header", str(HEADER), "-o", str(found))
+
+
+def _compile(*arguments: str) -> None:
+    done = subprocess.run(["g++", *_FLAGS, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"g++ refuses the kernels:\n{done.stderr[:4000]}")
 
 
 class Kernel:
