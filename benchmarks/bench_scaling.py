@@ -32,7 +32,6 @@ from typing import Any
 
 import psutil
 import simulate
-from numpy.typing import NDArray
 from record import machine
 
 import tigon
@@ -47,6 +46,7 @@ from tigon.scaling.memory import MemoryWatch, use_one_heap
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.running import running
 from tigon.storage.rows import RowFile
+from tigon.storage.scattering import in_any_order
 
 N_MOLECULES = 2400
 """Of the median cell; about 1,500 of its 20,000 genes are then seen."""
@@ -179,14 +179,11 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
             prepared_at = time.perf_counter()
             shape = (len(prepared.kept_codes), chosen.n_components)
             loadings = RowFile(folder / "loadings", shape)
-
-            def write(positions: NDArray[Any], H: NDArray[Any]) -> None:
-                loadings.write_at(positions, H)
-
             spare = 0 if cluster.is_used else bytes_to_spare(plan, limit)
-            found = factorise(
-                atlas, prepared, config.inmf, folder, engine, write, note, spare_bytes=spare
-            )
+            with in_any_order(loadings) as write:
+                found = factorise(
+                    atlas, prepared, config.inmf, folder, engine, write, note, spare_bytes=spare
+                )
             ended, cpu_ended = time.perf_counter(), time.process_time()
             workers_ended = workers_cpu_seconds()
         n_nonzeros = atlas.n_nonzeros

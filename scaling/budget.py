@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
-from tigon.scaling.inmf.gathering import GATHERED_BYTES
+from tigon.scaling.inmf.cutting import SOLVE_CELLS, task_cells
 from tigon.scaling.inmf.nndsvd import SAMPLE_CELLS, start_bytes
 from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
-from tigon.scaling.inmf.solving import SOLVE_CELLS
 from tigon.scaling.inmf.state import state_bytes
 from tigon.scaling.packing import most_datasets, run_bytes
 from tigon.scaling.statistics import BLOCK_CELLS, moments_bytes, together_bytes
 from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.scattering import BUCKET_BYTES
 
 if TYPE_CHECKING:
     from tigon.scaling.config import IntegrateConfig
@@ -220,17 +220,17 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     packed = _packed_bytes(atlas, n_genes, k)
     moments = 20 * n_datasets * atlas.n_genes
     # Metagenes and statistics of the datasets that the tasks under way touch.
-    task_cells = min(minibatch_cells * config.inmf.minibatches_per_task, atlas.n_cells)
+    step_cells = min(minibatch_cells * config.inmf.minibatches_per_task, atlas.n_cells)
     flying = config.inmf.staleness + 1
-    touched = 20 * flying * most_datasets(n_datasets, task_cells) * k * n_genes
+    touched = 20 * flying * most_datasets(n_datasets, step_cells) * k * n_genes
     tiles = window * 32 * k * n_genes
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
-    solved = 8 * most_datasets(n_datasets, solved_cells) * k * n_genes + 8 * k * solved_cells
+    solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
     # Blocks are there while they are worked on, what is found in them until it is folded.
     running = min(window, config.n_threads)
     final = running * packed * solved_cells * 5 // 4 + window * solved
-    # Loadings that are gathered, together and by position.
-    final += 16 * n_datasets * k * n_genes + 3 * GATHERED_BYTES
+    # Loadings that are held, and once more with their places as they are put in order.
+    final += 16 * n_datasets * k * n_genes + 3 * BUCKET_BYTES
     # Two are read ahead of the one that is worked on.
     minibatch = (flying + 2) * packed * minibatch_cells
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
@@ -309,6 +309,13 @@ def _packed_bytes(atlas: Atlas, n_genes: int, n_components: int) -> int:
     return entries * entry + 64 + 12 * n_components
 
 
+def _solved_bytes(n_cells: int, n_datasets: int, n_genes: int, n_components: int) -> int:
+    """Most that a task of the final pass yields: statistics, and loadings with positions."""
+    size = min(task_cells(n_cells, n_datasets), n_cells)
+    statistics = 8 * most_datasets(n_datasets, size) * n_components * n_genes
+    return statistics + (4 * n_components + 8) * size
+
+
 def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     """Most that a task takes where it runs, with what it shares with others of its kind.
 
@@ -327,7 +334,7 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     size = min(config.inmf.minibatch_size, atlas.n_cells)
     touched = most_datasets(n_datasets, size * config.inmf.minibatches_per_task)
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
-    solved = 8 * most_datasets(n_datasets, solved_cells) * k * n_genes
+    solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
     metagenes = 32 * k * n_genes
     return max(
         codes + block + moments,

@@ -39,6 +39,7 @@ from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
+from tigon.storage.scattering import in_any_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,23 +213,20 @@ class _Stages:
         self, prepared: Prepared, loadings: RowFile, known: Solution | None
     ) -> Factorisation:
         row = rows_of_kept(prepared.statistics.kept)
-
-        def write(positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
-            loadings.write_at(row(positions), H)
-
-        return factorise(
-            self.atlas,
-            prepared,
-            self.config.inmf,
-            self.folder,
-            self.engine,
-            write,
-            self.progress,
-            self.packs,
-            self._bytes_to_spare(),
-            resumable=self.job.can_be_kept,
-            known=known,
-        )
+        with in_any_order(loadings, self.progress) as write:
+            return factorise(
+                self.atlas,
+                prepared,
+                self.config.inmf,
+                self.folder,
+                self.engine,
+                lambda positions, H: write(row(positions), H),
+                self.progress,
+                self.packs,
+                self._bytes_to_spare(),
+                resumable=self.job.can_be_kept,
+                known=known,
+            )
 
     def _bytes_to_spare(self) -> int:
         """For a pack in memory, where tasks read it from there."""

@@ -52,6 +52,7 @@ from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
+from tigon.storage.scattering import in_any_order
 from tigon.storage.scratch import Scratch, writing_scratch
 
 if TYPE_CHECKING:
@@ -140,14 +141,19 @@ def project_on_run(
         shape = (int(everyone.sizes.sum()), known.n_components)
         H = RowFile(aside.folder / "loadings", shape)
 
-        def write(positions: NDArray[np.int64], found: NDArray[np.float32]) -> None:
-            H.write_at(rows[positions], found)
-
         with writing_scratch(aside, "for the loadings"):
             with journal.stage("loadings"):
                 query = make_query(atlas, everyone, known, engine, progress)
                 tol = recalling.inmf_config(run).tol_final
-                solution = project_with_sums(atlas, query, tol, engine, write, progress)
+                with in_any_order(H, progress) as write:
+                    solution = project_with_sums(
+                        atlas,
+                        query,
+                        tol,
+                        engine,
+                        lambda positions, found: write(rows[positions], found),
+                        progress,
+                    )
             with journal.stage("labels"):
                 references = _references(run, labels, known)
                 compared = without_factors(H, recalling.dropped_factors(run))

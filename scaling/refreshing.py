@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.datasets import Datasets
-from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.projecting import make_query, project_with_sums
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scattering import WriteRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def refresh(
     known: Known,
     tol: float,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
 ) -> tuple[Known, NDArray[np.int64]]:
     """Solve those datasets again whose old cells are all in an atlas.

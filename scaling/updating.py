@@ -51,6 +51,7 @@ from tigon.storage.runs.contents import RunContents
 from tigon.storage.runs.factors import Factors
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run
+from tigon.storage.scattering import in_any_order
 from tigon.storage.scratch import Scratch, writing_scratch
 
 if TYPE_CHECKING:
@@ -208,16 +209,17 @@ class _Update:
         version[: len(kept)] = _versions_of(obs)
         with self.journal.stage("refreshing"):
             if self.old is not None:
-                known, refreshed = refresh(
-                    self.old,
-                    obs,
-                    before,
-                    known,
-                    config.inmf.tol_final,
-                    self.engine,
-                    loadings.write_at,
-                    self.progress,
-                )
+                with in_any_order(loadings, self.progress) as write:
+                    known, refreshed = refresh(
+                        self.old,
+                        obs,
+                        before,
+                        known,
+                        config.inmf.tol_final,
+                        self.engine,
+                        write,
+                        self.progress,
+                    )
                 version[refreshed] = self.number
         table = all_cells(obs, self._new_cells(arrival), known.names)
         codes = table["tigon_dataset"].cat.codes.to_numpy().astype(np.int32)
@@ -242,23 +244,20 @@ class _Update:
         self, known: Known, arrival: Arrival, loadings: RowFile, n_old: int
     ) -> tuple[Known, History]:
         row = n_old - 1 + np.cumsum(arrival.datasets.codes >= 0)
-
-        def write(positions: NDArray[np.int64], H: NDArray[np.float32]) -> None:
-            loadings.write_at(row[positions], H)
-
         assert self.atlas is not None, "cells have arrived"
-        found = continue_fit(
-            self.atlas,
-            arrival,
-            known,
-            self.config.inmf,
-            self.number,
-            self.folder,
-            self.engine,
-            write,
-            self.progress,
-            self.packs,
-        )
+        with in_any_order(loadings, self.progress) as write:
+            found = continue_fit(
+                self.atlas,
+                arrival,
+                known,
+                self.config.inmf,
+                self.number,
+                self.folder,
+                self.engine,
+                lambda positions, H: write(row[positions], H),
+                self.progress,
+                self.packs,
+            )
         return found.known, found.history
 
     def _new_cells(self, arrival: Arrival | None) -> pd.DataFrame | None:

@@ -8,9 +8,7 @@ says by its number that the disk is full.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,29 +60,6 @@ def write_array_at(number: int, array: NDArray[Any], offset: int) -> None:
     while left.nbytes:
         n_written = os.pwrite(number, left, offset)
         left, offset = left[n_written:], offset + n_written
-
-
-def write_slices_at(
-    number: int,
-    array: NDArray[Any],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    offsets: Sequence[int],
-) -> None:
-    """Write slices of rows of ``array``, each from an offset of its own on.
-
-    Notes
-    -----
-    There may be one for every cell: a loop in Python takes twice as long.
-    """
-    row_bytes = array[:1].nbytes
-    cuts = map(slice, (starts * row_bytes).tolist(), (stops * row_bytes).tolist())
-    pieces = map(_as_bytes(array).__getitem__, cuts)
-    n_written = sum(map(os.pwrite, repeat(number), pieces, offsets))
-    if n_written < int((stops - starts).sum()) * row_bytes:
-        # One stopped midway: whether it can go on shows now.
-        for start, stop, offset in zip(starts.tolist(), stops.tolist(), offsets, strict=True):
-            write_array_at(number, array[start:stop], offset)
 
 
 def _as_bytes(array: NDArray[Any]) -> memoryview:

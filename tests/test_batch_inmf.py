@@ -20,6 +20,7 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf import batch, improving
 from tigon.scaling.inmf.checkpoint import Checkpoints
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.cutting import task_cuts
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.state import Problem, State, init_state
 from tigon.scaling.packing import build_pack
@@ -302,7 +303,7 @@ def assert_same(one: tuple[State, History], other: tuple[State, History]) -> Non
 
 
 def test_any_threads_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
-    assert len(batch.task_cuts(case.pack.n_cells)) == 3
+    assert len(task_cuts(case.pack.n_cells, 2)) == 3
     one, two = (fit(case, tmp_path / str(n), n_threads=n) for n in (1, 2))
     assert_same(one, two)
 

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import zlib
 from io import BytesIO
 from itertools import pairwise
@@ -25,6 +24,7 @@ from tigon.storage.packs.pack import CELL, Pack, PackBlock
 from tigon.storage.packs.sorting import Bucket, RunFiles
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile
+from tigon.storage.scattering import in_any_order
 
 
 def draw_cells(n: int, m: int, seed: int) -> tuple[PackBlock, np.ndarray]:
@@ -227,7 +227,8 @@ def test_a_write_that_stops_midway_goes_on(tmp_path: Path, monkeypatch: pytest.M
     rows = RowFile(tmp_path / "H", (500, 6))
     rows.write(0, H)
     np.testing.assert_array_equal(rows.read(0, 500), H)
-    rows.write_at(np.roll(np.arange(500), 100), H[::-1])
+    with in_any_order(rows) as write:
+        write(np.roll(np.arange(500), 100), H[::-1])
     np.testing.assert_array_equal(rows.read(0, 500), np.roll(H[::-1], -100, axis=0))
 
 
@@ -245,74 +246,6 @@ def test_every_prefix_of_the_pack_is_near_proportional(seed: int, n: int, d: int
         expected = np.arange(1, len(ordered) + 1) * share[-1] / len(ordered)
         # Each dataset is one cell at most off in each stretch of its own spacing.
         assert np.abs(share - expected).max() <= d
-
-
-def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    H = rng.random((500, 6), np.float32)
-    rows = RowFile(tmp_path / "H", (500, 6))
-    order = rng.permutation(500)
-    for piece in np.array_split(order, 7):
-        rows.write_at(piece, H[piece])
-    np.testing.assert_array_equal(rows.read(0, 500), H)
-    np.testing.assert_array_equal(rows.read(17, 90), H[17:90])
-    rows.write(10, np.ones((5, 6), np.float32))
-    assert (rows.read(10, 15) == 1).all()
-    with pytest.raises(InputError, match="cannot be read"):
-        rows.read(490, 510)
-
-
-@given(
-    seed=st.integers(0, 1000),
-    n=st.integers(1, 3000),
-    width=st.integers(1, 300),
-    share=st.floats(0.001, 1.0),
-)
-@settings(max_examples=60, deadline=None)
-def test_rows_between_those_that_are_written_stay(
-    seed: int, n: int, width: int, share: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = RowFile(Path(folder) / "H", (n, width))
-        expected = np.zeros((n, width), np.float32)
-        for number in (1.0, 2.0):
-            some = rng.permutation(n)[: max(0, round(share * n))]
-            new = rng.random((len(some), width), np.float32) + np.float32(number)
-            rows.write_at(some, new)
-            expected[some] = new
-            rows.write_at(some[:0], new[:0])
-            np.testing.assert_array_equal(rows.read(0, n), expected)
-
-
-def test_of_two_rows_for_one_position_the_last_stays(tmp_path: Path) -> None:
-    rows = RowFile(tmp_path / "H", (5, 2))
-    positions = np.array([3, 0, 0, 1])
-    rows.write_at(positions, np.arange(1, 9, dtype=np.float32).reshape(4, 2))
-    assert rows.read(0, 5)[:, 0].tolist() == [5, 7, 0, 1, 0]
-
-
-def test_near_rows_are_written_in_few_calls_and_far_ones_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    whole = os.pwrite
-
-    def counted(number: int, data: memoryview, at: int) -> int:
-        calls.append(len(data))
-        return whole(number, data, at)
-
-    monkeypatch.setattr(os, "pwrite", counted)
-    rows = RowFile(tmp_path / "H", (60_000, 20))
-    rng = np.random.default_rng(0)
-    near = rng.permutation(60_000)[:20_000]
-    rows.write_at(near, np.ones((20_000, 20), np.float32))
-    assert len(calls) <= 6
-    assert max(calls) <= 2**20
-    calls.clear()
-    far = np.arange(0, 60_000, 100)
-    rows.write_at(far, np.ones((600, 20), np.float32))
-    assert calls == [80] * 600
 
 
 def test_a_pack_in_memory_is_read_like_one_that_is_not(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ share of |X|^2 over the hidden entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from tigon.kernels.cpu.step import loadings, minibatch_step
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.choosing.folds import Fold
 from tigon.scaling.inmf.consensus import Metagenes, products
-from tigon.scaling.inmf.solving import SOLVE_CELLS
+from tigon.scaling.inmf.cutting import reads_of
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
 from tigon.storage.errors import InputError
@@ -58,7 +57,9 @@ def hidden_error(
     # Solved against what is seen, summed over what is hidden.
     tables = [replace(table, scale=scales[i]) for i, table in enumerate(tables)]
     sums: dict[int, TileStatistics] = {}
-    for statistics in engine.ordered_map(_Sums(fold.held_out, tables, tol), _cuts(fold.held_out)):
+    for statistics in engine.ordered_map(
+        _Sums(fold.held_out, tables, tol), reads_of((0, fold.held_out.n_cells))
+    ):
         for dataset, of_block in statistics.items():
             add_statistics(sums, dataset, of_block)
     error, squares = 0.0, 0.0
@@ -85,7 +86,7 @@ def check_hidden(fold: Fold) -> None:
     -----
     Reads until it finds one.
     """
-    for cut in _cuts(fold.held_out):
+    for cut in reads_of((0, fold.held_out.n_cells)):
         block = fold.held_out.read(*cut)
         of = np.repeat(block.datasets, np.diff(block.indptr))
         scaled = fold.problem.scale[of, block.genes] * block.counts
@@ -110,8 +111,7 @@ def held_out_loadings(
     part = fold.held_out
     n = min(n_cells, part.n_cells)
     tables = _tables(problem, found, np.ones(problem.n_genes, bool))
-    cuts = [(start, min(stop, n)) for start, stop in _cuts(part) if start < n]
-    H = list(engine.ordered_map(_Loadings(part, tables, tol), cuts))
+    H = list(engine.ordered_map(_Loadings(part, tables, tol), reads_of((0, n))))
     return np.concatenate(H), part.datasets(0, n)
 
 
@@ -119,11 +119,6 @@ def _tables(problem: Problem, found: Metagenes, seen: NDArray[np.bool_]) -> list
     """What cells are solved against over the genes that are seen."""
     masked = replace(problem, measured=problem.measured & seen, scale=problem.scale * seen)
     return [metagenes_of(masked, found.W, {i: V * seen}, i) for i, V in enumerate(found.V)]
-
-
-def _cuts(part: PackPart) -> Iterator[tuple[int, int]]:
-    n = part.n_cells
-    return ((start, min(start + SOLVE_CELLS, n)) for start in range(0, n, SOLVE_CELLS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,12 @@ from tigon.kernels.cpu.step import minibatch_step_in_place
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.inmf.checkpoint import Checkpoints, Position
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.cutting import reads_of, task_cuts
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.improving import improve, residual
 from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.inmf.schedule import Stretch
-from tigon.scaling.inmf.solving import SOLVE_CELLS, explained
+from tigon.scaling.inmf.solving import explained
 from tigon.scaling.inmf.starts import Starts
 from tigon.scaling.inmf.state import Problem, State, begin_round
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
 
 COMMON_ITERATIONS = 20
 """Over the common genes alone, where a fit begins with some."""
-
-_FEWEST_CELLS = 1024
-_FEWEST_TASKS = 16
 
 
 def descend(
@@ -112,7 +110,7 @@ def descend(
     """
     known = checkpoints.load() if checkpoints else None
     state, at = known or (_begin(state), Position(history=history))
-    cuts = task_cuts(pack.n_cells)
+    cuts = task_cuts(pack.n_cells, problem.n_datasets)
     shape = (pack.n_cells, len(state.W))
     while not at.finished:
         starts = Starts.of(folder, at.epoch, shape)
@@ -137,12 +135,6 @@ def descend(
     return state, at.history
 
 
-def task_cuts(n_cells: int) -> list[Stretch]:
-    """Stretches of the pack, a task each: enough of them for some threads, at most 8192 cells."""
-    size = min(SOLVE_CELLS, max(_FEWEST_CELLS, -(-n_cells // _FEWEST_TASKS)))
-    return [(start, min(start + size, n_cells)) for start in range(0, n_cells, size)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Pass:
     """Solves and sums a stretch of the pack, one tile after the other.
@@ -165,13 +157,14 @@ class _Pass:
 
     def __call__(self, cut: Stretch) -> dict[int, TileStatistics]:
         """Statistics by dataset; loadings go to the file."""
-        block, H = self.pack.read(*cut), self.starts.read(*cut)
         sums: dict[int, TileStatistics] = {}
-        for tile in cut_tiles(block):
-            cells, table = tile.cells, self.tables[tile.dataset]
-            found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, self.sizes)
-            add_statistics(sums, tile.dataset, found)
-        self.starts.now.write(cut[0], H)
+        for read in reads_of(cut):
+            block, H = self.pack.read(*read), self.starts.read(*read)
+            for tile in cut_tiles(block):
+                cells, table = tile.cells, self.tables[tile.dataset]
+                found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, self.sizes)
+                add_statistics(sums, tile.dataset, found)
+            self.starts.now.write(read[0], H)
         return sums
 
 

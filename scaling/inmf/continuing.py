@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.inmf.arriving import Arrival
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.improving import sweep_all
 from tigon.scaling.inmf.known import Known
@@ -35,6 +34,7 @@ from tigon.scaling.inmf.state import Problem, State, empty_state
 from tigon.scaling.inmf.training import train
 from tigon.scaling.keeping import obtain_pack
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scattering import WriteRows
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -77,7 +77,7 @@ def continue_fit(
     number: int,
     scratch: Path,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
     cache: PackCache | None = None,
 ) -> Continued:

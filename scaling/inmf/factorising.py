@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tigon.scaling.inmf.config import INMFConfig
 from tigon.scaling.inmf.fitting import Fitting
-from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.nndsvd import nndsvd_state
 from tigon.scaling.inmf.outcome import Consensus
@@ -24,6 +23,7 @@ from tigon.scaling.inmf.training import finish
 from tigon.scaling.keeping import kept_pack, obtain_pack
 from tigon.scaling.memory import give_back
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scattering import WriteRows
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
@@ -66,7 +66,7 @@ def factorise(
     config: INMFConfig,
     scratch: Path,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
     cache: PackCache | None = None,
     spare_bytes: int = 0,

@@ -25,7 +25,6 @@ from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.arriving import gene_positions
-from tigon.scaling.inmf.gathering import WriteCells
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.inmf.solving import Solution, explained
 from tigon.scaling.inmf.state import Problem
@@ -33,6 +32,7 @@ from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.selecting import GeneSelection, select
 from tigon.scaling.statistics import BLOCK_CELLS, first_pass
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scattering import WriteRows
 from tigon.storage.views.reopening import AtlasReference, reference
 
 log = logging.getLogger("tigon")
@@ -124,7 +124,7 @@ def project(
     query: Query,
     tol: float,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
 ) -> None:
     """Solve every cell of the query, handing on atlas positions and loadings.
@@ -142,7 +142,7 @@ def project_with_sums(
     query: Query,
     tol: float,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
 ) -> Solution:
     """As :func:`project`, with the statistics of the loadings and their objective.
@@ -219,7 +219,7 @@ def _solved(
     metagenes: list[MetageneTable],
     tol: float,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress,
     *,
     sums: bool,

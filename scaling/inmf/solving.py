@@ -16,17 +16,16 @@ from tigon.kernels.cpu.folding import add_turned
 from tigon.kernels.cpu.metagenes import MetageneTable
 from tigon.kernels.cpu.step import minibatch_step
 from tigon.kernels.tile import TileStatistics
-from tigon.scaling.inmf.gathering import Gathered, WriteCells
+from tigon.scaling.inmf.cutting import reads_of, task_cuts
+from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import add_statistics, cut_tiles, metagenes_of
 from tigon.storage.packs.reader import CellReader
 from tigon.storage.progress import Progress, silent
+from tigon.storage.scattering import WriteRows
 
 if TYPE_CHECKING:
     from tigon.scaling.engine import ThreadEngine
-
-SOLVE_CELLS = 8192
-"""Cells per read in the final pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def solve_all(
     V: NDArray[np.float32],
     tol: float,
     engine: ThreadEngine,
-    write: WriteCells,
+    write: WriteRows,
     progress: Progress = silent,
 ) -> Solution:
     """Solve the loadings of every packed cell, handing them on as they come.
@@ -72,7 +71,7 @@ def solve_all(
     engine, progress
         Where it runs and who is told.
     write
-        Called with atlas positions and their loadings, 8 MiB of these at a time.
+        Called with atlas positions and their loadings, of some thousand cells at a time.
 
     Returns
     -------
@@ -82,55 +81,54 @@ def solve_all(
 
     Notes
     -----
-    One pass over the pack; holds A, B, and for each block in flight its counts and
-    8 k m bytes for every dataset in it.
+    One pass over the pack; holds A, B, and for each task in flight the counts of 8192 cells,
+    the loadings of up to 32,768 and 8 k m bytes for every dataset in it.
     """
     d, k, m = V.shape
     A, B = np.zeros((d, k, k)), np.zeros((d, k, m))
     metagenes = [metagenes_of(problem, W, V, i) for i in range(d)]
     squared_norm, n_unfinished, done = 0.0, 0, 0
-    cuts = [(s, min(s + SOLVE_CELLS, pack.n_cells)) for s in range(0, pack.n_cells, SOLVE_CELLS)]
-    gathered = Gathered(write)
-    for solved in engine.ordered_map(_BlockSolver(pack, metagenes, tol), cuts):
+    for solved in engine.ordered_map(_Solver(pack, metagenes, tol), task_cuts(pack.n_cells, d)):
         for dataset, found in solved.statistics.items():
             A[dataset] += found.A
             add_turned(B[dataset], found.B)
             squared_norm += found.squared_norm
             n_unfinished += found.n_unfinished
-        gathered.add(solved.positions, solved.H)
-        done += len(solved.H)
+        for positions, H in solved.blocks:
+            write(positions, H)
+            done += len(H)
         progress("solving loadings", done, pack.n_cells)
-    gathered.finish()
     objective = squared_norm + explained(problem, metagenes, W, V, A, B)
     return Solution(A, B, objective, n_unfinished)
 
 
 @dataclass(frozen=True, slots=True)
 class _Solved:
-    """Atlas positions (n,), loadings (n, k) and statistics by dataset of a block."""
+    """Atlas positions (n,) and loadings (n, k) by block, and statistics by dataset."""
 
-    positions: NDArray[np.int64]
-    H: NDArray[np.float32]
+    blocks: list[tuple[NDArray[np.int64], NDArray[np.float32]]]
     statistics: dict[int, TileStatistics]
 
 
 @dataclass(frozen=True, slots=True)
-class _BlockSolver:
-    """Solves a block of the pack, one tile after the other."""
+class _Solver:
+    """Solves a stretch of the pack, one tile after the other."""
 
     pack: CellReader
     metagenes: list[MetageneTable]
     tol: float
 
-    def __call__(self, cut: tuple[int, int]) -> _Solved:
-        block = self.pack.read(*cut)
-        H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
-        statistics: dict[int, TileStatistics] = {}
-        for tile in cut_tiles(block):
-            table = self.metagenes[tile.dataset]
-            H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
-            add_statistics(statistics, tile.dataset, found)
-        return _Solved(block.positions, H, statistics)
+    def __call__(self, cut: Stretch) -> _Solved:
+        solved = _Solved([], {})
+        for read in reads_of(cut):
+            block = self.pack.read(*read)
+            H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
+            for tile in cut_tiles(block):
+                table = self.metagenes[tile.dataset]
+                H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
+                add_statistics(solved.statistics, tile.dataset, found)
+            solved.blocks.append((block.positions, H))
+        return solved
 
 
 def explained(
