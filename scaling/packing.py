@@ -18,7 +18,7 @@ from tigon.scaling.statistics import BLOCK_CELLS, Statistics
 from tigon.storage.counts import index_dtype
 from tigon.storage.packs.escape import LARGEST
 from tigon.storage.packs.pack import CELL, Pack
-from tigon.storage.packs.sorting import Bucket, Rows
+from tigon.storage.packs.sorting import PIECE_BYTES, Bucket, Rows
 from tigon.storage.packs.writer import PackWriter, RunWriter, Sums
 from tigon.storage.progress import Progress, silent
 from tigon.storage.views.reopening import AtlasReference, reference
@@ -136,7 +136,7 @@ def run_bytes(block_bytes: int, packed_bytes: int) -> int:
     """
     run = max(packed_bytes, min(RUN_BYTES, RUN_BLOCKS * packed_bytes))
     # A run with its last block, or with one of its arrays once more; a bucket takes less.
-    return run + max(block_bytes, run // 2)
+    return run + max(block_bytes, run // 2 + PIECE_BYTES)
 
 
 def build_pack(
