@@ -8,7 +8,8 @@ each in a process of its own, with its own default seed and number of passes, th
 threads and lambda. Peers get the scaled counts of the genes that Tigon selects, as Tigon sees them:
 dense float32 for nmf-torch, a sparse matrix for each donor for pyliger, in memory before the
 clock starts. Tigon has to read its genes from the atlas: its seconds are those of the pack,
-the epochs and the final pass. Memory is the largest proportional set size of the process
+the epochs and the final pass; those after the pack are told besides, in which it has what peers
+have from the start. Memory is the largest proportional set size of the process
 tree, for peers while they factorise, for Tigon from the opening of the atlas.
 
 F of all is computed by one function from W and V, which solves the loadings of every cell
@@ -166,7 +167,7 @@ def tigon_line(chosen: argparse.Namespace, n_epochs: str | int) -> Line:
         "method": "tigon",
         "n_epochs": found["n_epochs"],
         "seconds": found["factorisation_s"],
-        "epochs_s": found["stages_s"]["epochs"],
+        "after_pack_s": found["stages_s"]["epochs"] + found["stages_s"]["solving loadings"],
         "with_gene_selection_s": found["seconds"],
         "peak_bytes": found["peak_bytes"],
         "objective": found["objective"],
@@ -212,11 +213,11 @@ def beside(theirs: Line, ours: Line, chosen: argparse.Namespace) -> Line:
     equal = at_equal_objective(theirs["objective"], ours, chosen)
     if equal is None:
         return line | {"equal_objective": None}
-    told = ("n_epochs", "seconds", "epochs_s", "peak_bytes", "objective")
+    told = ("n_epochs", "seconds", "after_pack_s", "peak_bytes", "objective")
     return line | {
         "equal_objective": {name: equal[name] for name in told}
         | {"to_tigon_seconds": theirs["seconds"] / equal["seconds"]}
-        | {"to_tigon_epochs_s": theirs["seconds"] / equal["epochs_s"]}
+        | {"to_tigon_after_pack_s": theirs["seconds"] / equal["after_pack_s"]}
     }
 
 
