@@ -93,7 +93,11 @@ def test_memory_is_watched() -> None:
     before = memory._shares(memory._tree())
     with MemoryWatch() as watch:
         held = np.ones(80 * 2**20 // 8)
-    assert watch.peak_bytes >= before + 0.9 * held.nbytes
+    n_bytes = held.nbytes
+    del held
+    # Shares of libraries fall by some MiB when another process that maps them starts.
+    without = min(before, memory._shares(memory._tree()))
+    assert watch.peak_bytes >= without + 0.9 * n_bytes
 
 
 def test_watching_takes_little_and_misses_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
