@@ -111,6 +111,16 @@ def test_reading_ahead_may_feed_the_map() -> None:
     assert total == sum(sum(range(i)) for i in range(20))
 
 
+def test_what_is_shared_out_here_does_not_ask_for_the_window_of_workers() -> None:
+    class OnWorkers(ThreadEngine):
+        @property
+        def window(self) -> int:
+            raise AssertionError("a round trip to the scheduler, for every step of a fit")
+
+    with OnWorkers(2) as engine:
+        assert list(engine.share(lambda i: 2 * i, list(range(10)))) == list(range(0, 20, 2))
+
+
 def test_work_is_shared_out_though_all_threads_are_busy() -> None:
     free = threading.Event()
     with ThreadPoolExecutor(1) as pool:

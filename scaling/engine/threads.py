@@ -96,8 +96,9 @@ class ThreadEngine:
         time, and their results held until all of them are there.
         """
         n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
-        for first in range(0, len(tasks), self.window):
-            yield from share(fn, tasks[first : first + self.window], self._pool, n_helpers)
+        size = self._window  # of these threads, whatever the window of a cluster's workers is
+        for first in range(0, len(tasks), size):
+            yield from share(fn, tasks[first : first + size], self._pool, n_helpers)
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2
