@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
 """Cells that a task sorts: most bytes of them, and most blocks."""
 
-BUCKET_BYTES = 16 * 2**20
-"""Cells that a task puts in their place in the pack."""
+BUCKET_BYTES = 24 * 2**20
+"""Cells that a task puts in their place in the pack; it holds half of them at a time."""
 
 MOST_ENTRIES = 64
 """Entries that a count is split into at most; larger ones widen the pack. The kernels add
