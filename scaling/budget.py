@@ -240,7 +240,7 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
         "packing cells": always
         + PACKED_BYTES * atlas.n_cells
         + moments
-        + running * run_bytes(block, packed * BLOCK_CELLS),
+        + running * run_bytes(block, packed * BLOCK_CELLS, atlas.n_cells),
     }
     state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
     if config.inmf.init == "nndsvd":
@@ -338,7 +338,7 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     metagenes = 32 * k * n_genes
     return max(
         codes + block + moments,
-        run_bytes(block, packed * BLOCK_CELLS),
+        run_bytes(block, packed * BLOCK_CELLS, atlas.n_cells),
         # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
         problem + 2 * packed * size + touched * (metagenes + 20 * k * n_genes) + metagenes,
         n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,

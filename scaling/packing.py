@@ -33,6 +33,9 @@ RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
 BUCKET_BYTES = 24 * 2**20
 """Cells that a task puts in their place in the pack; it holds half of them at a time."""
 
+BUCKET_CELLS, _PLACING_BYTES = 2**16, 64
+"""So many cells at most, and of each where it lies and where it goes."""
+
 MOST_ENTRIES = 64
 """Entries that a count is split into at most; larger ones widen the pack. The kernels add
 products in float32, and the sum of so few is as exact as that of the cell's genes."""
@@ -124,7 +127,7 @@ def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
     return n_entries * entry + n_cells * (CELL.itemsize + 8) + 8
 
 
-def run_bytes(block_bytes: int, packed_bytes: int) -> int:
+def run_bytes(block_bytes: int, packed_bytes: int, n_cells: int) -> int:
     """Bytes that a task of the pack holds at most.
 
     Parameters
@@ -133,10 +136,15 @@ def run_bytes(block_bytes: int, packed_bytes: int) -> int:
         Of a block of the atlas as it is read.
     packed_bytes
         Of its selected genes.
+    n_cells
+        Cells of the atlas.
     """
     run = max(packed_bytes, min(RUN_BYTES, RUN_BLOCKS * packed_bytes))
-    # A run with its last block, or with one of its arrays once more; a bucket takes less.
-    return run + max(block_bytes, run // 2 + PIECE_BYTES)
+    of_cells = -(-packed_bytes // BLOCK_CELLS) * n_cells
+    bucket = min(BUCKET_BYTES, of_cells) // 2 + _PLACING_BYTES * min(BUCKET_CELLS, n_cells)
+    pieces = 2 * min(PIECE_BYTES, of_cells)
+    # A run with its last block, or with one of its arrays once more.
+    return max(run + max(block_bytes, run // 2 + pieces), bucket + pieces)
 
 
 def build_pack(
@@ -188,7 +196,7 @@ def write_pack(
     """As :func:`build_pack`, with the ``places`` of :func:`pack_order`."""
     n_bytes, n_cells = pack_bytes(statistics, genes), atlas.n_cells
     shape = (int((places >= 0).sum()), len(genes))
-    n_buckets = max(1, -(-n_bytes // BUCKET_BYTES))
+    n_buckets = max(1, -(-n_bytes // BUCKET_BYTES), -(-shape[0] // BUCKET_CELLS))
     writer = PackWriter(folder, shape, pack_dtypes(statistics, genes), n_buckets)
     selection = GeneSelection.of(genes, atlas.n_genes)
     task = _RunTask(reference(atlas), selection, writer.run_writer)

@@ -20,10 +20,13 @@ from tigon.storage.raw import FileArray, write_array_at
 from tigon.storage.rows import RowFile
 
 WriteRows = Callable[[NDArray[np.int64], NDArray[np.float32]], None]
-"""Takes positions (n,) and rows (n, width)."""
+"""Takes positions (n,) and rows (n, width), which the caller leaves as they are."""
 
 BUCKET_BYTES = 8 * 2**20
-"""Rows of a bucket, and rows that are held before they go to buckets."""
+"""Rows of a bucket, and rows that are held before they go to buckets, with what sorts them."""
+
+_SORTING_BYTES = 32
+"""Of a row on its way to a bucket: its position, bucket, place and turn."""
 
 
 @contextmanager
@@ -58,11 +61,11 @@ class _Buckets:
         self._file = file
         self._path = file.path.with_name(f"{file.path.name}.buckets")
         self._record = np.dtype([("place", "<u4"), ("row", "<f4", (width,))])
-        self._size = max(1, BUCKET_BYTES // max(1, 4 * width))
+        self._size = max(1, BUCKET_BYTES // (4 * width + _SORTING_BYTES))
         self._filled = np.zeros(-(-n_rows // self._size), np.int64)
         self._held: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._n_held = 0
-        self._path.touch()
+        self._path.open("wb").close()  # without what a killed job left in it
 
     def add(self, positions: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
         self._held.append((positions, rows))
@@ -73,7 +76,7 @@ class _Buckets:
     def empty(self, progress: Progress) -> None:
         """Put all rows in their places."""
         self._spill()
-        n_rows = self._file.shape[0]
+        n_rows, n_placed, n_given = self._file.shape[0], 0, int(self._filled.sum())
         for bucket in np.flatnonzero(self._filled).tolist():
             start = bucket * self._size
             stop = min(start + self._size, n_rows)
@@ -81,7 +84,8 @@ class _Buckets:
             rows = self._file.read(start, stop)
             rows[found["place"]] = found["row"]
             self._file.write(start, rows)
-            progress("ordering loadings", stop, n_rows)
+            n_placed += len(found)
+            progress("ordering loadings", n_placed, n_given)
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tigon.storage import scattering
 from tigon.storage.errors import InputError
 from tigon.storage.rows import RowFile
-from tigon.storage.scattering import in_any_order
+from tigon.storage.scattering import BUCKET_BYTES, in_any_order
 
 
 @given(
@@ -74,7 +75,7 @@ def test_what_is_written_grows_with_the_rows_alone(
     n = 60_000
     rows = RowFile(tmp_path / "H", (n, 20))
     order = np.random.default_rng(0).permutation(n)
-    n_buckets = -(-n // ((1 << 16) // 80))
+    n_buckets = -(-n // ((1 << 16) // (80 + scattering._SORTING_BYTES)))
     with in_any_order(rows) as write:
         for part in np.array_split(order, 100):
             write(part, np.ones((len(part), 20), np.float32))
@@ -99,7 +100,7 @@ def test_nothing_is_written_when_the_work_fails(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_of_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scattering, "BUCKET_BYTES", 800)
+    monkeypatch.setattr(scattering, "BUCKET_BYTES", 10 * (80 + scattering._SORTING_BYTES))
     told: list[tuple[str, int, int]] = []
 
     def progress(stage: str, done: int, total: int, **_: float) -> None:
@@ -109,3 +110,25 @@ def test_progress_is_told_of_all_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     with in_any_order(rows, progress) as write:
         write(np.arange(25)[::-1], np.ones((25, 20), np.float32))
     assert told == [("ordering loadings", done, 25) for done in (10, 20, 25)]
+    told.clear()
+    with in_any_order(rows, progress) as write:
+        write(np.arange(5, 12), np.ones((7, 20), np.float32))
+    assert told == [("ordering loadings", done, 7) for done in (5, 7)]
+
+
+@pytest.mark.parametrize("width", [1, 2, 20, 100])
+def test_memory_is_three_times_a_bucket(tmp_path: Path, width: int) -> None:
+    n, step = 3 * BUCKET_BYTES // (4 * width), 8192
+    rows = RowFile(tmp_path / "H", (n, width))
+    order = np.random.default_rng(0).permutation(n)
+    given = np.ones((step, width), np.float32)
+    tracemalloc.start()
+    try:
+        with in_any_order(rows) as write:
+            for start in range(0, n, step):
+                part = order[start : start + step]
+                write(part, given[: len(part)].copy())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most <= 3 * (BUCKET_BYTES + given.nbytes + 32 * step)

@@ -108,7 +108,8 @@ def _keep_what_is_compiled() -> None:
     from umap.umap_ import compute_membership_strengths, smooth_knn_dist
 
     for kernel in (smooth_knn_dist, compute_membership_strengths):
-        with suppress(RuntimeError):  # there is no place that can be written to
+        # There is no place that can be written to; or nothing is compiled at all.
+        with suppress(RuntimeError, AttributeError):
             kernel.enable_caching()
 
 

@@ -159,13 +159,17 @@ class _Pass:
         """Statistics by dataset; loadings go to the file."""
         sums: dict[int, TileStatistics] = {}
         for read in reads_of(cut):
-            block, H = self.pack.read(*read), self.starts.read(*read)
-            for tile in cut_tiles(block):
-                cells, table = tile.cells, self.tables[tile.dataset]
-                found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, self.sizes)
-                add_statistics(sums, tile.dataset, found)
-            self.starts.now.write(read[0], H)
+            self._add(read, sums)
         return sums
+
+    def _add(self, read: Stretch, sums: dict[int, TileStatistics]) -> None:
+        """Solve some cells, whose counts are let go of before the next."""
+        block, H = self.pack.read(*read), self.starts.read(*read)
+        for tile in cut_tiles(block):
+            cells, table = tile.cells, self.tables[tile.dataset]
+            found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, self.sizes)
+            add_statistics(sums, tile.dataset, found)
+        self.starts.now.write(read[0], H)
 
 
 def _begin(state: State) -> State:

@@ -121,14 +121,20 @@ class _Solver:
     def __call__(self, cut: Stretch) -> _Solved:
         solved = _Solved([], {})
         for read in reads_of(cut):
-            block = self.pack.read(*read)
-            H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
-            for tile in cut_tiles(block):
-                table = self.metagenes[tile.dataset]
-                H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
-                add_statistics(solved.statistics, tile.dataset, found)
-            solved.blocks.append((block.positions, H))
+            solved.blocks.append(self._block(read, solved.statistics))
         return solved
+
+    def _block(
+        self, read: Stretch, statistics: dict[int, TileStatistics]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions and loadings of some cells, whose counts are let go of before the next."""
+        block = self.pack.read(*read)
+        H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
+        for tile in cut_tiles(block):
+            table = self.metagenes[tile.dataset]
+            H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
+            add_statistics(statistics, tile.dataset, found)
+        return block.positions, H
 
 
 def explained(

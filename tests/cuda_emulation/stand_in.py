@@ -48,7 +48,8 @@ def build(code: str, options: Sequence[str], folder: Path) -> ctypes.CDLL:
         source.write_text(text)
         defines = [option for option in options if option.startswith("-D")]
         _precompile_header(folder)
-        _compile(*defines, f"-I{folder}", str(source), "-o", str(library))
+        includes = [f"-I{folder}", f"-I{HEADER.parent}"]
+        _compile(*defines, *includes, str(source), "-o", str(library))
     return ctypes.CDLL(str(library))
 
 
