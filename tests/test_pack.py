@@ -116,6 +116,26 @@ def test_what_is_done_twice_or_late_changes_nothing(tmp_path: Path) -> None:
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
+def test_what_is_in_order_gives_its_room_back(tmp_path: Path) -> None:
+    n = 4000
+    block, places = draw_cells(n, 12, seed=2)
+    writer = PackWriter(tmp_path / "pack", (n, 12), (np.dtype("<u2"), np.dtype("<u2")), 48)
+    for run, rows in enumerate(np.array_split(np.arange(n), 7)):
+        add(writer, places[rows], part(block, rows), run)
+    n_bytes, kept = 4 * len(block.genes), []
+
+    def one_by_one(fn, buckets):  # type: ignore[no-untyped-def]
+        for bucket in buckets:
+            kept.append(sum(path.stat().st_size for path in tmp_path.glob("*/parts-*/run-*")))
+            yield fn(bucket)
+
+    pack = writer.finish(one_by_one)
+    assert same(pack.read(0, n), part(block, np.argsort(places)))
+    assert kept[0] == n_bytes
+    for in_order, there in enumerate(kept):
+        assert there <= n_bytes * (1 - in_order // 6 / 8) * 1.05
+
+
 @given(cuts=st.lists(st.integers(0, 900)), seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_sums_of_stretches_are_those_of_the_whole_file(cuts: list[int], seed: int) -> None:
@@ -150,13 +170,13 @@ def test_a_pack_that_was_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_rows_aside_that_were_cut_short_are_refused(tmp_path: Path) -> None:
-    files = RunFiles(tmp_path, (np.dtype(np.uint16),))
+    files = RunFiles(tmp_path, (np.dtype(np.uint16),), 4)
     entries = np.arange(12, dtype=np.uint16)
     files.write(0, np.arange(4), [(np.arange(0, 13, 3), (entries,))])
-    four = Bucket(0, np.full(4, 3, np.uint32), np.zeros(4, np.int32), np.zeros(1, np.int64))
+    four = Bucket(0, 0, np.full(4, 3, np.uint32), np.zeros(4, np.int32), 0, np.zeros(1, np.int64))
     assert b"".join(files.read(four, 0)) == entries.tobytes()
-    os.truncate(tmp_path / "run-0", 20)
-    with pytest.raises(InputError, match="run-0 ends early: an intermediate file was cut short"):
+    os.truncate(tmp_path / "run-0-0", 20)
+    with pytest.raises(InputError, match="run-0-0 ends early: an intermediate file was cut short"):
         list(files.read(four, 0))
 
 

@@ -1,17 +1,21 @@
 """Sorting rows that do not fit in memory: sorted runs in files, then buckets of them.
 
-A run is some of the rows, sorted by place, in a file of its own. A bucket is a stretch of
-places; its rows are one contiguous piece of each run, so merging reads a few pieces and
-copies whole rows. The result depends on rows and places alone.
+A run is some of the rows, sorted by place. A bucket is a stretch of places; its rows are one
+contiguous piece of each run, so merging reads a few pieces and copies whole rows. The result
+depends on rows and places alone.
+
+Several buckets make a section, of which every run has a file of its own: what is in order is
+removed, and its room on the disk and in the page cache is that of the sections to come.
 
 Any thread or process that sees the folder may write a run or read a bucket, and more than
-once: a run takes its name when it is whole, and has the same bytes again.
+once: a file takes its name when it is whole, and has the same bytes again.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -42,17 +46,24 @@ class Bucket:
     ----------
     number
         Its place among the buckets.
+    before
+        Entries of all buckets before.
     lengths
         Entries of each row, by place, uint32, shape (n,).
     runs
         The run that each is in, int32, shape (n,).
+    section
+        The section that it is of.
     starts
-        Entries of each run that belong to the buckets before, int64, shape (n_runs,).
+        Entries of each run that belong to the buckets before of its section, int64, shape
+        (n_runs,).
     """
 
     number: int
+    before: int
     lengths: NDArray[np.uint32]
     runs: NDArray[np.int32]
+    section: int
     starts: NDArray[np.int64]
 
     def __str__(self) -> str:
@@ -60,7 +71,7 @@ class Bucket:
 
     @property
     def stops(self) -> NDArray[np.int64]:
-        """Entries of each run that belong to this bucket or those before, shape (n_runs,)."""
+        """As ``starts``, with those of this bucket."""
         counted = np.bincount(self.runs, self.lengths, len(self.starts))  # exact below 2^53
         return self.starts + counted.astype(np.int64)
 
@@ -76,10 +87,13 @@ class RunFiles:
         leaves nothing.
     dtypes
         Types of the arrays.
+    section_rows
+        Places of a section; the last may have fewer.
     """
 
     folder: Path
     dtypes: tuple[np.dtype[Any], ...]
+    section_rows: int
 
     def write(self, run: int, places: NDArray[np.int64], parts: Sequence[Rows]) -> None:
         """Write a run: the ``places`` (n,) of its rows, and the rows in several parts.
@@ -92,12 +106,18 @@ class RunFiles:
         order = np.argsort(places)
         stops = np.cumsum(lengths)[order]
         starts = stops - lengths[order]
-        aside = self.folder / f"{uuid4().hex}.partial"
-        with aside.open("wb") as file:
+        sections, firsts = np.unique(places[order] // self.section_rows, return_index=True)
+        cuts = [slice(*cut) for cut in pairwise([*firsts.tolist(), len(order)])]
+        asides = [self.folder / f"{uuid4().hex}.partial" for _ in cuts]
+        with ExitStack() as stack:
+            files = [stack.enter_context(aside.open("wb")) for aside in asides]
             for i, dtype in enumerate(self.dtypes):
                 whole = np.concatenate([arrays[i] for _, arrays in parts])
-                file.writelines(join_rows(whole.astype(dtype, copy=False), starts, stops))
-        aside.replace(self._path(run))
+                whole = whole.astype(dtype, copy=False)
+                for file, cut in zip(files, cuts, strict=True):
+                    file.writelines(join_rows(whole, starts[cut], stops[cut]))
+        for section, aside in zip(sections.tolist(), asides, strict=True):
+            aside.replace(self._path(run, section))
 
     def read(self, bucket: Bucket, array: int) -> Iterator[memoryview]:
         """One array of the rows of a bucket in order of place, in pieces.
@@ -120,7 +140,8 @@ class RunFiles:
         left = found.view(np.uint8)
         sizes = [dtype.itemsize for dtype in self.dtypes]
         for run in np.flatnonzero(stops > starts).tolist():
-            number = open_to_read(self._path(run))
+            path = self._path(run, bucket.section)
+            number = open_to_read(path)
             try:
                 n_entries = os.fstat(number).st_size // sum(sizes)
                 first = n_entries * sum(sizes[:array]) + int(starts[run]) * sizes[array]
@@ -130,14 +151,19 @@ class RunFiles:
                 os.close(number)
             if n_read != n_bytes:
                 raise InputError(
-                    f"{self._path(run)} ends early: an intermediate file was cut short; run again "
+                    f"{path} ends early: an intermediate file was cut short; run again "
                     "to rebuild it"
                 )
             left = left[n_read:]
         return found
 
-    def _path(self, run: int) -> Path:
-        return self.folder / f"run-{run}"
+    def remove(self, section: int, n_runs: int) -> None:
+        """Remove what the first ``n_runs`` runs have of a section."""
+        for run in range(n_runs):
+            self._path(run, section).unlink(missing_ok=True)
+
+    def _path(self, run: int, section: int) -> Path:
+        return self.folder / f"run-{run}-{section}"
 
 
 def join_rows(

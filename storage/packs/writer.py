@@ -26,6 +26,9 @@ from tigon.storage.packs.stretches import Piece, SummedFile, sums_of_stretches
 
 _INDPTR_CELLS = 2**20
 
+N_SECTIONS = 8
+"""Parts of the pack, of which each takes the room of what was sorted for the one before."""
+
 _CELLS, _INDPTR, *_ENTRIES = FILES
 
 Sums = list[list[Piece]]
@@ -93,10 +96,10 @@ class BucketWriter:
 
     def __call__(self, bucket: Bucket) -> Sums:
         """The sums of what was written; holds half of the bucket."""
-        before, sums = int(bucket.starts.sum()), []
+        sums = []
         for i, dtype in enumerate(self.files.dtypes):
             with (self.files.folder / _ENTRIES[i]).open("r+b") as file:
-                summed = SummedFile(file, before * dtype.itemsize)
+                summed = SummedFile(file, bucket.before * dtype.itemsize)
                 summed.writelines(self.files.read(bucket, i))
                 sums.append(summed.finish())
         return sums
@@ -119,7 +122,8 @@ class PackWriter:
 
     Notes
     -----
-    Cells are written twice, and read once in between. Holds 24 bytes for every cell.
+    Cells are written twice, and read once in between; they never take more than nine eighths
+    of the pack on the disk, or little more. Holds 24 bytes for every cell.
     """
 
     def __init__(
@@ -131,15 +135,17 @@ class PackWriter:
     ) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
-        # A name of its own: what a lost worker still writes never meets another pack.
-        self._files = RunFiles(folder / f"parts-{uuid4().hex}", dtypes)
-        self._files.folder.mkdir()
         self._n_cells, self._n_genes = shape
+        self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
+        self._section_buckets = max(1, -(-self.n_buckets // N_SECTIONS))
+        section_cells = self._section_buckets * self._bucket_cells
+        # A name of its own: what a lost worker still writes never meets another pack.
+        self._files = RunFiles(folder / f"parts-{uuid4().hex}", dtypes, section_cells)
+        self._files.folder.mkdir()
         self._cells = np.zeros(self._n_cells, CELL)
         self._lengths = np.zeros(self._n_cells, np.uint32)
         self._runs = np.full(self._n_cells, -1, np.int32)
         self._n_runs = 0
-        self._bucket_cells = max(1, -(-self._n_cells // n_buckets))
 
     @property
     def run_writer(self) -> RunWriter:
@@ -205,20 +211,25 @@ class PackWriter:
             with path.open("wb") as file:
                 file.truncate(n_entries * dtype.itemsize)
         pieces: Sums = [[], []]
-        for found in ordered_map(BucketWriter(self._files), self._buckets()):
+        for n, found in enumerate(ordered_map(BucketWriter(self._files), self._buckets()), 1):
             for whole, of_bucket in zip(pieces, found, strict=True):
                 whole += of_bucket
+            if n % self._section_buckets == 0:
+                self._files.remove(n // self._section_buckets - 1, self._n_runs)
         for path in paths:
             path.rename(self._folder / path.name)
         return [sums_of_stretches(whole) for whole in pieces]
 
     def _buckets(self) -> Iterator[Bucket]:
-        starts = np.zeros(self._n_runs, np.int64)
+        before, none = 0, np.zeros(self._n_runs, np.int64)
+        starts = none
         for number in range(self.n_buckets):
             rows = slice(number * self._bucket_cells, (number + 1) * self._bucket_cells)
-            bucket = Bucket(number, self._lengths[rows], self._runs[rows], starts)
+            lengths, section = self._lengths[rows], number // self._section_buckets
+            starts = starts if number % self._section_buckets else none
+            bucket = Bucket(number, before, lengths, self._runs[rows], section, starts)
             yield bucket
-            starts = bucket.stops
+            before, starts = before + int(lengths.sum(dtype=np.int64)), bucket.stops
 
 
 def _written(path: Path, arrays: Iterable[NDArray[Any]]) -> list[int]:
