@@ -166,7 +166,7 @@ def plan_run(
     limit = config.memory_limit_bytes
     task_bytes = _task_bytes(atlas, n_datasets, config)
     for window in range(2 * config.n_threads, 0, -1):
-        stages = _stages(atlas, n_datasets, config, window)
+        stages = _stages(atlas, n_datasets, config, window, solves=n_workers == 0)
         if besides is not None:
             stages = {name: stages[name] + n_bytes for name, n_bytes in besides.items()}
         stages = {name: n_bytes + n_workers * task_bytes for name, n_bytes in stages.items()}
@@ -198,7 +198,7 @@ def too_small(limit: int | None, stages: Mapping[str, int]) -> MemoryLimitError:
     stage = max(stages, key=lambda name: stages[name])
     return MemoryLimitError(
         f"the memory limit of {format_bytes(limit or 0)} is too small: "
-        f"{stage} needs {format_bytes(stages[stage])}; set --memory-limit "
+        f"for {stage} {format_bytes(stages[stage])} are needed; set --memory-limit "
         f"{-(-stages[stage] // MIB)}MiB or more"
     )
 
@@ -211,7 +211,9 @@ def bytes_to_spare(plan: Plan, limit: int | None) -> int:
     return 0 if limit is None else max(0, limit - plan.peak_bytes)
 
 
-def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int) -> dict[str, int]:
+def _stages(
+    atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int, *, solves: bool
+) -> dict[str, int]:
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
     minibatch_cells = min(config.inmf.minibatch_size, atlas.n_cells)
@@ -231,8 +233,8 @@ def _stages(atlas: Atlas, n_datasets: int, config: IntegrateConfig, window: int)
     final = running * packed * solved_cells * 5 // 4 + window * solved
     # Loadings that are held, and once more with their places as they are put in order.
     final += 16 * n_datasets * k * n_genes + 3 * BUCKET_BYTES
-    # Two are read ahead of the one that is worked on.
-    minibatch = (flying + 2) * packed * minibatch_cells
+    # Two are read ahead of the one that is worked on; workers count theirs as their tasks'.
+    minibatch = solves * (flying + 2) * packed * minibatch_cells
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
     stages = {
         "reading cells": always + 2 * moments + running * block + window * moments,

@@ -15,8 +15,7 @@ from tigon.scaling.datasets import Datasets
 from tigon.scaling.memory import give_back
 from tigon.scaling.selecting import GeneSelection, cell_weights, selected_entries
 from tigon.scaling.statistics import BLOCK_CELLS, Statistics
-from tigon.storage.counts import index_dtype
-from tigon.storage.packs.escape import LARGEST
+from tigon.storage.packs.coding import LARGEST, largest
 from tigon.storage.packs.pack import CELL, Pack
 from tigon.storage.packs.sorting import PIECE_BYTES, Bucket, Rows
 from tigon.storage.packs.writer import PackWriter, RunWriter, Sums
@@ -37,8 +36,11 @@ BUCKET_CELLS, _PLACING_BYTES = 2**16, 64
 """So many cells at most, and of each where it lies and where it goes."""
 
 MOST_ENTRIES = 64
-"""Entries that a count is split into at most; larger ones widen the pack. The kernels add
+"""Entries of 65,535 that a count is read as at most; larger ones widen the pack. The kernels add
 products in float32, and the sum of so few is as exact as that of the cell's genes."""
+
+_GAPS = tuple(map(np.dtype, ("<u1", "<u2", "<u4")))
+_COUNTS = tuple(map(np.dtype, ("<u1", "<u2", "<u4")))
 
 
 FEW_DATASETS = 32
@@ -94,37 +96,44 @@ def pack_order(codes: NDArray[np.int32], seed: np.random.SeedSequence) -> NDArra
 def pack_dtypes(
     statistics: Statistics, genes: NDArray[np.int64]
 ) -> tuple[np.dtype[np.unsignedinteger], np.dtype[Any]]:
-    """Narrowest dtypes that hold the gene positions and the counts exactly.
+    """Types of gaps between genes and of counts with which the pack is smallest at most.
 
-    Counts above 65,535 are split into several entries of 16 bits
-    (:mod:`tigon.storage.packs.escape`), unless that would take more room than
-    wider counts.
+    What does not fit into them takes several entries (:mod:`tigon.storage.packs.coding`).
     """
-    index = index_dtype(len(genes))
     if not statistics.integer or statistics.largest >= 2**32:
-        return index, np.dtype("<f4")
-    if statistics.largest <= LARGEST:
-        return index, np.dtype("<u2")
-    widening = 2 * int(statistics.n_cells_detected[genes].sum())
-    splitting = _most_split(statistics) * (index.itemsize + 2)
-    few = statistics.largest <= MOST_ENTRIES * LARGEST and splitting <= widening
-    return index, np.dtype("<u2" if few else "<u4")
+        of_counts: tuple[np.dtype[Any], ...] = (np.dtype("<f4"),)
+    elif statistics.largest > MOST_ENTRIES * LARGEST:
+        of_counts = _COUNTS[2:]
+    else:
+        of_counts = _COUNTS
+    pairs = [(gaps, counts) for gaps in _GAPS for counts in of_counts]
+    return min(pairs, key=lambda dtypes: _entries_bytes(statistics, genes, *dtypes))
 
 
-def _most_split(statistics: Statistics) -> int:
-    """Entries that splitting may add at most: each stands for 65,535 of the total counts."""
-    return int(statistics.totals[statistics.kept].sum() // LARGEST)
+def _entries_bytes(
+    statistics: Statistics,
+    genes: NDArray[np.int64],
+    gaps: np.dtype[np.unsignedinteger],
+    counts: np.dtype[Any],
+) -> int:
+    """Bytes of all entries at most.
+
+    Each that a gap takes beyond one stands for 255 genes, or what ``gaps`` holds, and each that a
+    count takes beyond one for as many of the total counts.
+    """
+    n_entries = int(statistics.n_cells_detected[genes].sum())
+    n_entries += int(statistics.kept.sum()) * (len(genes) // int(np.iinfo(gaps).max))
+    most = largest(counts)
+    if most is not None and statistics.largest > most:
+        n_entries += int(statistics.totals[statistics.kept].sum() // most)
+    return n_entries * (gaps.itemsize + counts.itemsize)
 
 
 def pack_bytes(statistics: Statistics, genes: NDArray[np.int64]) -> int:
     """Bytes that the pack of the given genes takes on disk at most, its description aside."""
-    dtypes = pack_dtypes(statistics, genes)
-    n_entries = int(statistics.n_cells_detected[genes].sum())
-    if dtypes[1].itemsize == 2:
-        n_entries += _most_split(statistics)
     n_cells = int(statistics.kept.sum())
-    entry = sum(dtype.itemsize for dtype in dtypes)
-    return n_entries * entry + n_cells * (CELL.itemsize + 8) + 8
+    entries = _entries_bytes(statistics, genes, *pack_dtypes(statistics, genes))
+    return entries + n_cells * (CELL.itemsize + 8) + 8
 
 
 def run_bytes(block_bytes: int, packed_bytes: int, n_cells: int) -> int:
@@ -271,7 +280,7 @@ class _RunTask:
     def __call__(self, run: _Run) -> NDArray[np.uint32]:
         kept = run.kept
         firsts = range(0, len(kept), BLOCK_CELLS)
-        parts = [self._part(run.start + i, kept[i : i + BLOCK_CELLS]) for i in firsts]
+        parts = (self._part(run.start + i, kept[i : i + BLOCK_CELLS]) for i in firsts)
         return self.write(run.number, run.places[kept], parts)
 
     def _part(self, start: int, kept: NDArray[np.bool_]) -> Rows:

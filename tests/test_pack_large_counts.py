@@ -1,4 +1,4 @@
-"""Counts above 16 bits: split into adjacent entries, exactly, and read as their sum."""
+"""Entries of a pack: gaps and counts of any size, and those above 16 bits as adjacent entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.packing import build_pack, pack_bytes, pack_dtypes
 from tigon.scaling.preparing import PrepareConfig, Prepared, prepare
-from tigon.storage.packs.escape import split_counts
+from tigon.storage.packs import coding
 from tigon.storage.packs.pack import PackBlock
 
 LARGE = (65_534, 65_535, 65_536, 131_070, 131_071, 200_000, 64 * 65_535, 64 * 65_535 + 1, 2**31)
@@ -37,33 +37,96 @@ def summed(block: PackBlock, n_genes: int) -> np.ndarray:
     return found
 
 
+def recoded(
+    indptr: np.ndarray, genes: np.ndarray, counts: np.ndarray, n_genes: int, *dtypes: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is read of what was written, and that it takes the types and the room it should."""
+    wanted = tuple(map(np.dtype, dtypes))
+    starts, gaps, found = coding.encode(indptr, genes, counts, wanted)
+    assert (gaps.dtype, found.dtype) == wanted
+    assert starts[0] == 0
+    assert starts[-1] == len(gaps) == len(found)
+    read = np.empty(len(gaps), genes.dtype), np.empty(len(gaps), coding.count_dtype(wanted[1]))
+    indptr = coding.decode(starts, gaps, found, n_genes, *read)
+    return indptr, *(array[: indptr[-1]] for array in read)
+
+
+GAPS = st.integers(0, 3) | st.integers(250, 260) | st.integers(505, 515) | st.integers(0, 70_000)
+SMALL = st.integers(1, 3) | st.integers(250, 260) | st.integers(505, 515)
+
+
 @given(
-    counts=st.lists(st.integers(1, 2**32 - 1) | st.sampled_from(LARGE), max_size=12),
-    edges=st.lists(st.integers(0, 12), max_size=5),
+    rows=st.lists(
+        st.lists(st.tuples(GAPS, SMALL | st.integers(1, 2**21) | st.sampled_from(LARGE)))
+    ),
+    dtypes=st.tuples(
+        st.sampled_from(["<u1", "<u2", "<u4"]), st.sampled_from(["<u1", "<u2", "<u4"])
+    ),
 )
-@settings(max_examples=100, deadline=None)
-def test_split_counts_add_up(counts: list[int], edges: list[int]) -> None:
-    n = len(counts)
-    indptr = np.array([0, *sorted(min(edge, n) for edge in edges), n], np.int64)
-    genes = np.arange(n, dtype=np.uint16)
-    block = PackBlock(*[np.empty(0)] * 3, *split_counts(indptr, genes, np.array(counts, np.uint32)))
-    assert block.counts.dtype == np.uint16
-    assert (block.counts > 0).all()
-    assert block.indptr[0] == 0
-    assert block.indptr[-1] == len(block.genes) == len(block.counts)
-    sums = np.bincount(block.genes, block.counts.astype(float), minlength=n)
-    np.testing.assert_array_equal(sums, counts)
-    whole = sparse.csr_array((np.array(counts, float), genes, indptr), (len(indptr) - 1, max(n, 1)))
-    np.testing.assert_array_equal(summed(block, max(n, 1)), whole.toarray())
-
-
-def test_counts_that_fit_are_left_alone() -> None:
-    counts = np.array([1, 65_535], np.uint16)
-    indptr, genes = np.array([0, 2]), np.array([3, 4], np.uint16)
-    assert all(
-        a is b
-        for a, b in zip(split_counts(indptr, genes, counts), (indptr, genes, counts), strict=True)
+@settings(max_examples=200, deadline=None)
+def test_entries_come_back(rows: list[list[tuple[int, int]]], dtypes: tuple[str, str]) -> None:
+    lengths = [len(row) for row in rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    genes = np.array(
+        [gene for row in rows for gene in np.cumsum([gap for gap, _ in row]) + np.arange(len(row))],
+        np.uint32,
     )
+    counts = np.array([count for row in rows for _, count in row], np.uint32)
+    n_genes = int(genes.max(initial=0)) + 1
+    starts, found, values = recoded(indptr, genes, counts, n_genes, *dtypes)
+    read = sparse.csr_array((values.astype(float), found, starts), (len(rows), n_genes))
+    assert values.all()
+    read.sum_duplicates()
+    for a, b in zip((read.indptr, read.indices, read.data), (indptr, genes, counts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if dtypes[1] == "<u4" or counts.max(initial=0) <= coding.LARGEST:
+        np.testing.assert_array_equal(starts, indptr)  # each gene once
+
+
+def test_a_gap_and_a_count_take_as_many_entries_as_they_must() -> None:
+    indptr, genes = np.array([0, 1, 3]), np.array([600, 0, 256], np.uint16)
+    counts = np.array([600, 255, 256], np.uint16)
+    starts, gaps, found = coding.encode(
+        indptr, genes, counts, (np.dtype(np.uint8), np.dtype(np.uint8))
+    )
+    assert starts.tolist() == [0, 5, 9]
+    assert gaps.tolist() == [255, 255, 90, 0, 0, 0, 255, 1, 0]
+    assert found.tolist() == [0, 0, 255, 255, 90, 255, 0, 255, 1]
+
+
+def test_fractions_come_back_to_the_bit() -> None:
+    counts = np.array([0.1, 3e38, 1e-45, 70_000.5], np.float32)
+    indptr, genes = np.array([0, 1, 4]), np.array([300, 0, 1, 999], np.uint16)
+    read = recoded(indptr, genes, counts, 1000, "<u1", "<f4")
+    for a, b in zip(read, (indptr, genes, counts), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_zeros_are_left_out() -> None:
+    read = recoded(
+        np.array([0, 3]), np.arange(3, dtype=np.uint16), np.array([5, 0, 7]), 3, "u1", "u1"
+    )
+    assert [array.tolist() for array in read] == [[0, 2], [0, 2], [5, 7]]
+
+
+@pytest.mark.parametrize("genes", [[3, 2], [2, 2]])
+def test_genes_that_do_not_ascend_are_refused(genes: list[int]) -> None:
+    ones = np.ones(2, np.uint16)
+    with pytest.raises(ValueError, match="do not ascend"):
+        recoded(np.array([0, 2]), np.array(genes, np.uint16), ones, 4, "u1", "u1")
+
+
+def test_damaged_entries_are_refused() -> None:
+    told, read = np.array([0, 2]), (np.empty(2, np.uint16), np.empty(2, np.uint16))
+    gaps, counts = np.array([3, 1], np.uint8), np.ones(2, np.uint8)
+    with pytest.raises(ValueError, match="beyond the 4 there are"):
+        coding.decode(told, gaps, counts, 4, *read)
+    with pytest.raises(ValueError, match="3 entries are told, 2 and 2 are there"):
+        coding.decode(np.array([0, 3]), gaps, counts, 5, *read)
+    with pytest.raises(ValueError, match="2 and 2 are there"):
+        coding.decode(told, gaps, counts, 5, read[0][:1], read[1])
+    with pytest.raises(ValueError, match="not read as uint32"):
+        coding.decode(told, gaps, counts, 5, read[0], read[1].astype(np.uint32))
 
 
 def with_large(*large: int, dtype: type = np.uint32, n: int = 400) -> anndata.AnnData:
@@ -84,9 +147,9 @@ def prepared_of(adata: anndata.AnnData, engine: ThreadEngine) -> tuple[tigon.Atl
 @pytest.mark.parametrize(
     ("large", "counts"),
     [
-        ((65_535,), "<u2"),
-        ((65_536,), "<u2"),
-        ((65_535, 65_536, 200_000, 1_000_000), "<u2"),
+        ((65_535,), "<u1"),
+        ((65_536,), "<u1"),
+        ((65_535, 65_536, 200_000, 1_000_000), "<u1"),
         ((64 * 65_535,), "<u2"),
         ((64 * 65_535 + 1,), "<u4"),
         ((2**31,), "<u4"),
@@ -106,11 +169,11 @@ def test_large_counts_come_back_from_a_pack(
             atlas, prepared.datasets, prepared.statistics, genes, tmp_path / "pack", engine, seed
         )
     block = pack.read(0, pack.n_cells)
-    assert block.counts.dtype == np.dtype(counts)
+    assert block.counts.dtype == coding.count_dtype(np.dtype(counts))
     np.testing.assert_array_equal(
         summed(block, len(genes)), adata.X.toarray()[block.positions][:, genes]
     )
-    # What splitting may add is bounded by the total counts.
+    # What splitting may add is bounded by the total counts, and by the genes.
     assert pack.n_bytes <= pack_bytes(prepared.statistics, genes)
 
 
@@ -118,7 +181,7 @@ def test_whole_float32_counts_are_split_too(tmp_path: Path) -> None:
     adata = with_large(65_536, 200_000, dtype=np.float32)
     with ThreadEngine(1) as engine:
         _, prepared = prepared_of(adata, engine)
-        assert pack_dtypes(prepared.statistics, prepared.genes)[1] == np.dtype("<u2")
+        assert pack_dtypes(prepared.statistics, prepared.genes)[1] == np.dtype("<u1")
         huge = replace(prepared.statistics, largest=2.0**32)
         assert pack_dtypes(huge, prepared.genes)[1] == np.dtype("<f4")
         fraction = replace(prepared.statistics, integer=False)
@@ -133,6 +196,19 @@ def test_many_large_counts_widen_the_pack() -> None:
     with ThreadEngine(1) as engine:
         _, prepared = prepared_of(anndata.AnnData(counts, obs), engine)
         assert pack_dtypes(prepared.statistics, prepared.genes)[1] == np.dtype("<u4")
+
+
+def test_the_types_are_those_that_take_least_room() -> None:
+    """Genes far apart widen the gaps, deep cells the counts."""
+    with ThreadEngine(1) as engine:
+        _, prepared = prepared_of(with_large(7), engine)
+    shallow, n = prepared.statistics, 400
+    few = replace(shallow, n_nonzeros=np.ones((2, 100_000), np.int32))
+    all_genes = np.arange(100_000)
+    assert [t.str for t in pack_dtypes(shallow, prepared.genes)] == ["|u1", "|u1"]
+    assert pack_dtypes(few, all_genes)[0] == np.dtype("<u2")  # 392 more entries of a cell
+    deep = replace(shallow, totals=np.full(n, 1e6), largest=60_000.0)
+    assert pack_dtypes(deep, prepared.genes)[1] == np.dtype("<u2")
 
 
 def problem_of(rng: np.random.Generator, m: int) -> tuple[Problem, np.ndarray, np.ndarray]:
@@ -158,7 +234,9 @@ def test_the_kernels_read_split_counts_as_whole_ones() -> None:
     positions, datasets = np.arange(n), np.zeros(n, np.int32)
     weights = (1 / np.maximum(X.sum(axis=1), 1)).astype(np.float32)
     wide = PackBlock(positions, datasets, weights, indptr, genes, X.data.astype(np.uint32))
-    narrow = PackBlock(positions, datasets, weights, *split_counts(indptr, genes, wide.counts))
+    narrow = PackBlock(
+        positions, datasets, weights, *recoded(indptr, genes, wide.counts, m, "<u2", "<u2")
+    )
     problem, W, V = problem_of(rng, m)
     metagenes = metagenes_of(problem, W, V, 0)
     found = []

@@ -4,14 +4,13 @@ A folder of flat little-endian files, derived and disposable:
 
 - ``cells.bin``: one record a cell, in pack order (``CELL``);
 - ``indptr.bin``: int64, n_cells + 1;
-- ``genes.bin``, ``counts.bin``: one entry a non-zero, in the dtypes that
-  ``pack.json`` names, 4 bytes together as a rule. A gene may stand several times
-  in a row and then has the sum (:mod:`tigon.storage.packs.escape`);
+- ``genes.bin``, ``counts.bin``: entries in the dtypes that ``pack.json`` names, as
+  a rule one of 2 bytes for a non-zero (:mod:`tigon.storage.packs.coding`);
 - ``pack.json``: a line of shapes, dtypes and checksums by stretch, and a line with
   its own checksum; written last.
 
-Flat files rather than Zarr: a mini-batch is four contiguous reads at the speed
-of the page cache, and nothing is decoded.
+Flat files rather than Zarr: a mini-batch is contiguous in each, and is read at the
+speed of the page cache; putting entries together takes half a nanosecond for each.
 """
 
 from __future__ import annotations
@@ -20,23 +19,30 @@ import json
 import os
 import weakref
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError
+from tigon.storage.packs.coding import Entries, count_dtype, decode
 from tigon.storage.packs.stretches import STRETCH_BYTES, open_to_read, sum_of_stretch
 from tigon.storage.raw import read_at
 
-FORMAT = 2
+FORMAT = 3
 """Number of the format; packs of another are not read."""
 
 CELL = np.dtype([("position", "<i8"), ("dataset", "<i4"), ("weight", "<f4")])
 """Atlas position, dataset number and weight (one over the total count) of a cell."""
 
+
+_SLAB = 2**17
+"""Entries that are put together at a time: as they are written, they stay in the cache."""
 
 FILES = ("cells.bin", "indptr.bin", "genes.bin", "counts.bin")
 
@@ -98,7 +104,7 @@ class Pack:
                 raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
             self.n_cells, self.n_genes = int(told["n_cells"]), int(told["n_genes"])
             self.atlas = str(told["atlas"])
-            genes, counts = np.dtype(told["genes"]), np.dtype(told["counts"])
+            gaps, counts = np.dtype(told["gaps"]), np.dtype(told["counts"])
             n = int(told["n_nonzeros"])
             sums = {name: list(map(int, told["crc32"][name])) for name in FILES}
             numbers = _open_files(folder)
@@ -106,7 +112,7 @@ class Pack:
             raise InputError(f"{folder} holds no finished pack ({error}): build it anew") from error
         self.close = weakref.finalize(self, _close_files, numbers)
         lengths = (self.n_cells, self.n_cells + 1, n, n)
-        types = (CELL, np.dtype("<i8"), genes, counts)
+        types = (CELL, np.dtype("<i8"), gaps, counts)
         self._files = {
             name: _File(folder / name, numbers[name], dtype, length, sums[name])
             for name, dtype, length in zip(FILES, types, lengths, strict=True)
@@ -141,9 +147,7 @@ class Pack:
 
     def hold(self) -> None:
         """Read all of the pack, :attr:`n_bytes`, into memory, and from there from now on."""
-        whole = {name: file.read(0, file.length) for name, file in self._files.items()}
-        self._check(0, self.n_cells, whole["indptr.bin"], whole["genes.bin"])
-        self._held = whole
+        self._held = {name: file.read(0, file.length) for name, file in self._files.items()}
 
     def datasets(self, start: int, stop: int) -> NDArray[np.int32]:
         """Datasets of the cells ``start`` to ``stop``, shape (stop - start,)."""
@@ -151,34 +155,48 @@ class Pack:
         return datasets
 
     def read(self, start: int, stop: int) -> PackBlock:
-        """Cells ``start`` to ``stop`` of the pack, in four reads; not to be written to."""
+        """Cells ``start`` to ``stop`` of the pack; not to be written to."""
         cells = self._part("cells.bin", start, stop)
-        indptr = self._part("indptr.bin", start, stop + 1)
-        first, last = int(indptr[0]), int(indptr[-1])
-        genes = self._part("genes.bin", first, last)
-        if self._held is None:
-            self._check(start, stop, indptr, genes)
+        try:
+            entries = self._entries(self._part("indptr.bin", start, stop + 1))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"{self.folder} is damaged (cells {start} to {stop}: {error}): run again to "
+                "rebuild it"
+            ) from error
         return PackBlock(
-            cells["position"].copy(),
-            cells["dataset"].copy(),
-            cells["weight"].copy(),
-            indptr - first,
-            genes,
-            self._part("counts.bin", first, last),
+            cells["position"].copy(), cells["dataset"].copy(), cells["weight"].copy(), *entries
         )
+
+    def _entries(self, indptr: NDArray[np.int64]) -> Entries:
+        """Where the entries of each cell begin, genes and counts; put together slab by slab."""
+        first, last = int(indptr[0]), int(indptr[-1])
+        if first < 0 or (np.diff(indptr) < 0).any():
+            raise ValueError("some end before they begin")
+        genes = np.empty(last - first, index_dtype(self.n_genes))
+        counts = np.empty(last - first, count_dtype(self._files["counts.bin"].dtype))
+        starts, n = np.zeros_like(indptr), 0
+        for here in _slabs(indptr):
+            part = indptr[here.start : here.stop + 1]
+            gaps, found = (self._part(name, *part[[0, -1]].tolist()) for name in FILES[2:])
+            begin = decode(part - part[0], gaps, found, self.n_genes, genes[n:], counts[n:])
+            starts[here.start + 1 : here.stop + 1] = n + begin[1:]
+            n += int(begin[-1])
+        return starts, genes[:n], counts[:n]
 
     def _part(self, name: str, start: int, stop: int) -> NDArray[Any]:
         if self._held is not None:
             return self._held[name][start:stop]
         return self._files[name].read(start, stop)
 
-    def _check(self, start: int, stop: int, indptr: NDArray[np.int64], genes: NDArray[Any]) -> None:
-        # Kernels trust what they are given: a stray position would reach beyond their arrays.
-        if (np.diff(indptr) < 0).any() or genes.max(initial=0) >= self.n_genes:
-            raise InputError(
-                f"{self.folder} is damaged (cells {start} to {stop} name genes beyond the "
-                f"{self.n_genes} there are, or end before they begin): run again to rebuild it"
-            )
+
+def _slabs(indptr: NDArray[np.int64]) -> Iterator[slice]:
+    """Cells whose entries are :data:`_SLAB` or so together."""
+    firsts = np.searchsorted(indptr, np.arange(indptr[0], indptr[-1], _SLAB))
+    for start, stop in pairwise(np.unique([*firsts, len(indptr) - 1]).tolist()):
+        yield slice(start, stop)
 
 
 def write_description(path: Path, told: dict[str, Any]) -> None:

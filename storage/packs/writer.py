@@ -10,7 +10,7 @@ the pack in its place. Whoever holds the :class:`PackWriter` sees lengths and ch
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.packs.escape import split_counts
+from tigon.storage.packs.coding import encode
 from tigon.storage.packs.pack import CELL, FILES, FORMAT, Pack, write_description
 from tigon.storage.packs.sorting import Bucket, Rows, RunFiles
 from tigon.storage.packs.stretches import Piece, SummedFile, sums_of_stretches
@@ -51,7 +51,7 @@ class RunWriter:
     files: RunFiles
 
     def __call__(
-        self, run: int, places: NDArray[np.int64], parts: Sequence[Rows]
+        self, run: int, places: NDArray[np.int64], parts: Iterable[Rows]
     ) -> NDArray[np.uint32]:
         """Write a run.
 
@@ -63,23 +63,24 @@ class RunWriter:
             Where each cell goes in the pack, shape (n,).
         parts
             The cells in several parts: where those of each begin and end, and their genes and
-            counts.
+            counts; taken one by one, and not held as they are.
 
         Returns
         -------
         ndarray of uint32, shape (n,)
-            Entries that each cell takes: counts above 65,535 are split where counts are
-            uint16 in the pack.
+            Entries that each cell takes.
         """
-        if self.files.dtypes[1] == np.uint16:
-            parts = [_split(*part) for part in parts]
-        self.files.write(run, places, parts)
-        return np.concatenate([np.diff(indptr) for indptr, _ in parts]).astype(np.uint32)
+        coded = [_encoded(*part, self.files.dtypes) for part in parts]
+        self.files.write(run, places, coded)
+        return np.concatenate([np.diff(indptr) for indptr, _ in coded]).astype(np.uint32)
 
 
-def _split(indptr: NDArray[np.int64], arrays: tuple[NDArray[Any], ...]) -> Rows:
-    indptr, *entries = split_counts(indptr, *arrays)
-    return indptr, tuple(entries)
+def _encoded(
+    indptr: NDArray[np.int64], arrays: tuple[NDArray[Any], ...], dtypes: tuple[np.dtype[Any], ...]
+) -> Rows:
+    genes, counts = arrays
+    starts, *entries = encode(indptr, genes, counts, dtypes)
+    return starts, tuple(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,8 @@ class PackWriter:
     shape
         Cells and genes of the pack; ``places`` must fill 0 to n_cells exactly once.
     dtypes
-        Types of the gene positions and of the counts. Counts above 65,535 are split
-        where that is uint16; in any other case they must fit.
+        Types of gaps between genes and of counts, as they are written
+        (:mod:`tigon.storage.packs.coding`).
     n_buckets
         Stretches that are put in order one by one.
 
@@ -189,7 +190,7 @@ class PackWriter:
             "n_cells": self._n_cells,
             "n_genes": self._n_genes,
             "n_nonzeros": n_nonzeros,
-            "genes": self._files.dtypes[0].str,
+            "gaps": self._files.dtypes[0].str,
             "counts": self._files.dtypes[1].str,
             "atlas": atlas,
             "crc32": dict(zip(FILES, sums, strict=True)),
