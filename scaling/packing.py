@@ -30,7 +30,8 @@ RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
 """Cells that a task sorts: most bytes of them, and most blocks."""
 
 BUCKET_BYTES = 24 * 2**20
-"""Cells that a task puts in their place in the pack; it holds half of them at a time."""
+"""Cells that a task puts in their place in the pack; it holds an array of them at a time, which
+may be four fifths."""
 
 BUCKET_CELLS, _PLACING_BYTES = 2**16, 64
 """So many cells at most, and of each where it lies and where it goes."""
@@ -150,10 +151,10 @@ def run_bytes(block_bytes: int, packed_bytes: int, n_cells: int) -> int:
     """
     run = max(packed_bytes, min(RUN_BYTES, RUN_BLOCKS * packed_bytes))
     of_cells = -(-packed_bytes // BLOCK_CELLS) * n_cells
-    bucket = min(BUCKET_BYTES, of_cells) // 2 + _PLACING_BYTES * min(BUCKET_CELLS, n_cells)
+    bucket = min(BUCKET_BYTES, of_cells) * 4 // 5 + _PLACING_BYTES * min(BUCKET_CELLS, n_cells)
     pieces = 2 * min(PIECE_BYTES, of_cells)
-    # A run with its last block, or with one of its arrays once more.
-    return max(run + max(block_bytes, run // 2 + pieces), bucket + pieces)
+    # A run with its last block and what is taken out of that, or once more as it is written.
+    return max(run + max(block_bytes + packed_bytes, run + pieces), bucket + pieces)
 
 
 def build_pack(

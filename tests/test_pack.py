@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tigon.scaling.packing import pack_order
+from tigon.scaling.packing import RUN_BYTES, pack_order, run_bytes
 from tigon.storage.errors import InputError
-from tigon.storage.packs import stretches
+from tigon.storage.packs import sorting, stretches
 from tigon.storage.packs.pack import CELL, Pack, PackBlock
-from tigon.storage.packs.sorting import Bucket, RunFiles
+from tigon.storage.packs.sorting import Bucket, Rows, RunFiles
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile
 from tigon.storage.scattering import in_any_order
@@ -283,3 +286,62 @@ def test_a_pack_in_memory_is_read_like_one_that_is_not(tmp_path: Path) -> None:
         )
     with pytest.raises(InputError, match="ends early"):
         pack.read(0, 60)
+
+
+@pytest.mark.parametrize("counts", ["<u1", "<f4"])
+def test_a_run_holds_no_more_than_was_promised(tmp_path: Path, counts: str) -> None:
+    n, m = 2048, 500
+    dtypes = (np.dtype("<u1"), np.dtype(counts))
+    packed = n * m * 4 + n * m * (counts == "<f4") * 2
+    n_parts = RUN_BYTES // (n * m * sum(dtype.itemsize for dtype in dtypes))
+    places = np.random.default_rng(0).permutation(n * n_parts)
+    writer = PackWriter(tmp_path / "pack", (n * n_parts, m), dtypes, 20)
+
+    def parts() -> Iterator[Rows]:
+        for _ in range(n_parts):
+            genes = np.tile(np.arange(m, dtype=np.uint16), n)
+            values = np.ones(n * m, np.float32 if counts == "<f4" else np.uint16)
+            yield np.arange(0, n * m + 1, m), (genes, values)
+
+    writer.run_writer(0, places[:n], [next(parts())])  # kernels are loaded
+    tracemalloc.start()
+    try:
+        writer.run_writer(1, places, parts())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Beside the cells themselves: their lengths and places, and how these are sorted.
+    assert most <= run_bytes(0, packed, n * n_parts) + 64 * n * n_parts
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Iterator[memoryview]:
+        yield memoryview(b"some bytes")
+        raise OSError(errno.ENOSPC, "no space")
+
+    block, places = draw_cells(60, 12, seed=1)
+    writer = PackWriter(tmp_path / "pack", (60, 12), (np.dtype("<u2"), np.dtype("<u2")), 4)
+    monkeypatch.setattr(sorting, "join_rows", full)
+    with pytest.raises(OSError, match="no space"):
+        add(writer, places, block)
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("run-*"))
+
+
+def test_a_pack_whose_cells_have_wrong_ends_is_refused(tmp_path: Path) -> None:
+    block, places = draw_cells(60, 12, seed=4)
+    writer = PackWriter(tmp_path / "pack", (60, 12), (np.dtype("<u1"), np.dtype("<u2")), 4)
+    add(writer, places, block)
+    pack, held = writer.finish(), Pack(tmp_path / "pack")
+    path = tmp_path / "pack" / "indptr.bin"
+    indptr = np.fromfile(path, "<i8")
+    for at, wrong in ((60, 2**40), (60, indptr[60] + 1), (0, -1), (30, 0), (30, 2**62)):
+        damaged = indptr.copy()
+        damaged[at] = wrong
+        damaged.tofile(path)
+        held.hold()
+        for source in (pack, held):
+            with pytest.raises(InputError, match="damaged"):
+                source.read(0, 60)

@@ -173,8 +173,9 @@ class Pack:
     def _entries(self, indptr: NDArray[np.int64]) -> Entries:
         """Where the entries of each cell begin, genes and counts; put together slab by slab."""
         first, last = int(indptr[0]), int(indptr[-1])
-        if first < 0 or (np.diff(indptr) < 0).any():
-            raise ValueError("some end before they begin")
+        length = self._files["genes.bin"].length
+        if not 0 <= first <= last <= length or (indptr[1:] < indptr[:-1]).any():
+            raise ValueError("some end before they begin, or after the last entry")
         genes = np.empty(last - first, index_dtype(self.n_genes))
         counts = np.empty(last - first, count_dtype(self._files["counts.bin"].dtype))
         starts, n = np.zeros_like(indptr), 0

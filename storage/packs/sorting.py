@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
@@ -100,24 +100,35 @@ class RunFiles:
 
         Notes
         -----
-        Holds one of the arrays once more, and 2 MiB of it twice.
+        Holds the rows once more, and 2 MiB of them twice.
         """
         lengths = np.concatenate([np.diff(indptr) for indptr, _ in parts])
         order = np.argsort(places)
         stops = np.cumsum(lengths)[order]
         starts = stops - lengths[order]
+        whole = [
+            np.concatenate([arrays[i] for _, arrays in parts]).astype(dtype, copy=False)
+            for i, dtype in enumerate(self.dtypes)
+        ]
         sections, firsts = np.unique(places[order] // self.section_rows, return_index=True)
-        cuts = [slice(*cut) for cut in pairwise([*firsts.tolist(), len(order)])]
-        asides = [self.folder / f"{uuid4().hex}.partial" for _ in cuts]
-        with ExitStack() as stack:
-            files = [stack.enter_context(aside.open("wb")) for aside in asides]
-            for i, dtype in enumerate(self.dtypes):
-                whole = np.concatenate([arrays[i] for _, arrays in parts])
-                whole = whole.astype(dtype, copy=False)
-                for file, cut in zip(files, cuts, strict=True):
-                    file.writelines(join_rows(whole, starts[cut], stops[cut]))
-        for section, aside in zip(sections.tolist(), asides, strict=True):
-            aside.replace(self._path(run, section))
+        cuts = pairwise([*firsts.tolist(), len(order)])
+        for section, (first, last) in zip(sections.tolist(), cuts, strict=True):
+            rows = starts[first:last], stops[first:last]
+            with self._aside(self._path(run, section)) as file:
+                for array in whole:
+                    file.writelines(join_rows(array, *rows))
+
+    @contextmanager
+    def _aside(self, path: Path) -> Iterator[BinaryIO]:
+        """A file that takes its name when it is whole, and is removed if it never is."""
+        aside = self.folder / f"{uuid4().hex}.partial"
+        try:
+            with aside.open("wb") as file:
+                yield file
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
 
     def read(self, bucket: Bucket, array: int) -> Iterator[memoryview]:
         """One array of the rows of a bucket in order of place, in pieces.

@@ -70,17 +70,14 @@ class RunWriter:
         ndarray of uint32, shape (n,)
             Entries that each cell takes.
         """
-        coded = [_encoded(*part, self.files.dtypes) for part in parts]
+        coded = list(map(self._coded, parts))  # a loop would hold a part while the next is read
         self.files.write(run, places, coded)
         return np.concatenate([np.diff(indptr) for indptr, _ in coded]).astype(np.uint32)
 
-
-def _encoded(
-    indptr: NDArray[np.int64], arrays: tuple[NDArray[Any], ...], dtypes: tuple[np.dtype[Any], ...]
-) -> Rows:
-    genes, counts = arrays
-    starts, *entries = encode(indptr, genes, counts, dtypes)
-    return starts, tuple(entries)
+    def _coded(self, part: Rows) -> Rows:
+        indptr, (genes, counts) = part
+        starts, *entries = encode(indptr, genes, counts, self.files.dtypes)
+        return starts, tuple(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class BucketWriter:
     files: RunFiles
 
     def __call__(self, bucket: Bucket) -> Sums:
-        """The sums of what was written; holds half of the bucket."""
+        """The sums of what was written; holds one of the arrays of the bucket."""
         sums = []
         for i, dtype in enumerate(self.files.dtypes):
             with (self.files.folder / _ENTRIES[i]).open("r+b") as file:
@@ -123,8 +120,8 @@ class PackWriter:
 
     Notes
     -----
-    Cells are written twice, and read once in between; they never take more than nine eighths
-    of the pack on the disk, or little more. Holds 24 bytes for every cell.
+    Cells are written twice, and read once in between. The disk holds the pack and an eighth of
+    it, or what is being put in order where that is more. Holds 24 bytes for every cell.
     """
 
     def __init__(
