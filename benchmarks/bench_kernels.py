@@ -175,7 +175,7 @@ class Fit:
         minibatch = Minibatch(0, self.batches[i], self.H[i])
         found = self.solver.solve([minibatch], version, self.engine.share, self.tables)
         step = self.state, self.problem, found.deltas, self.config.n_sweeps, self.engine
-        self.tables = apply_step(*step, tabulate=True)
+        self.tables = apply_step(*step, tabulate=range(len(self.state.V)))
         self.n_steps += 1
         if self.n_steps % rescale_steps(self.problem) == 0:
             rescale(self.state, self.problem, self.engine)

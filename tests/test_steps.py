@@ -260,8 +260,11 @@ def test_tables_made_with_a_step_are_those_of_its_metagenes(n_masked: int, n_thr
     deltas = {d: draw_statistics(rng, p, d, 5, 30) for d in (0, 2)}
     with ThreadEngine(n_threads) as engine:
         assert apply_step(copy.deepcopy(state), p, dict(deltas), 1, engine) == {}
-        tables = apply_step(state, p, deltas, 1, engine, tabulate=True)
+        some = apply_step(copy.deepcopy(state), p, dict(deltas), 1, engine, tabulate=[1, 2])
+        assert sorted(some) == [2]  # no statistics are there of 1
+        tables = apply_step(state, p, deltas, 1, engine, tabulate=[0, 1, 2])
     assert sorted(tables) == [0, 2]
+    assert tables[2].table.tobytes() == some[2].table.tobytes()
     for dataset, table in tables.items():
         expected = metagenes_of(p, state.W, state.V, dataset)
         for name in ("table", "gram", "scale"):

@@ -13,6 +13,7 @@ Genes are independent: each task takes a fixed range of them through the whole s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def apply_step(
     n_sweeps: int,
     engine: ThreadEngine,
     *,
-    tabulate: bool = False,
+    tabulate: Collection[int] = (),
 ) -> dict[int, MetageneTable]:
     """Take in what a mini-batch found and improve the metagenes, in place.
 
@@ -54,12 +55,13 @@ def apply_step(
     engine
         Where it runs.
     tabulate
-        Whether tables of the metagenes are wanted as they are then.
+        Datasets of which a table of the metagenes is wanted, as they are then.
 
     Returns
     -------
     dict
-        Tables by dataset, of those in ``deltas``: while a range of genes is in the cache.
+        Tables by dataset, of those in ``deltas`` that are wanted: made while a range of genes is
+        in the cache.
 
     Notes
     -----
@@ -70,7 +72,7 @@ def apply_step(
     found = [deltas.pop(dataset).in_place() for dataset in datasets]
     news, shared, own = _take_in(state, problem, datasets, found)
     arrays = arrays_of(state)
-    wanted = datasets if tabulate else []
+    wanted = [dataset for dataset in datasets if dataset in tabulate]
     begun = [tabulation_of(problem, state.W, state.V, dataset) for dataset in wanted]
 
     def update(genes: slice) -> list[NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +132,10 @@ def train_by_step(
         for found in solved:
             if at.n_done in firsts:
                 begin_round(state, rounds.at(at.n_done - 1) if at.n_done else None)
-            tables |= _take_in(found, state, rounds.at(at.n_done), at, config, engine)
+            # Metagenes of datasets that come next are tabulated while they are in the cache.
+            following = tasks[at.n_done + 1 :][:1] if _is_here(config, engine) else []
+            wanted = [d for task in following for d in _touched(solver, task)]
+            tables |= _take_in(found, state, rounds.at(at.n_done), at, config, engine, wanted)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
@@ -166,10 +169,10 @@ def _take_in(
     at: Position,
     config: INMFConfig,
     engine: ThreadEngine,
+    wanted: Collection[int],
 ) -> dict[int, MetageneTable]:
     """One step; tables of the metagenes for the next, as far as they are made with it."""
-    here = _is_here(config, engine)
-    tables = apply_step(state, problem, found.deltas, config.n_sweeps, engine, tabulate=here)
+    tables = apply_step(state, problem, found.deltas, config.n_sweeps, engine, tabulate=wanted)
     at.n_done += 1
     at.total += found.loss
     at.n_cells += found.n_cells
@@ -178,6 +181,11 @@ def _take_in(
         rescale(state, problem, engine)
         return {}
     return tables
+
+
+def _touched(solver: Solver, stretches: list[Stretch]) -> list[int]:
+    """Datasets of the cells of a task, ascending."""
+    return sorted({int(d) for cut in stretches for d in np.unique(solver.pack.datasets(*cut))})
 
 
 def _is_here(config: INMFConfig, engine: ThreadEngine) -> bool:
@@ -211,8 +219,7 @@ def _drawn(
     before, rest = list(flying), tasks[len(flying) :]
     yield from before
     for stretches in rest:
-        touched = np.unique(np.concatenate([solver.pack.datasets(*cut) for cut in stretches]))
-        V = {d: state.V[d].copy() for d in touched.tolist()}
+        V = {d: state.V[d].copy() for d in _touched(solver, stretches)}
         flying.append(Task(stretches, Version(state.W.copy(), V)))
         yield flying[-1]
 
