@@ -34,8 +34,8 @@ HOMES = {
     "h5py": ["tigon.storage"],
     "jinja2": ["tigon"],
     "matplotlib": ["tigon"],
-    # Rows are copied by a dozen lines of it, without the interpreter's lock.
-    "numba": ["tigon.kernels", "tigon.storage.slices"],
+    # Rows are copied, and entries of the pack coded, by some lines without the interpreter's lock.
+    "numba": ["tigon.kernels", "tigon.storage.packs.coding", "tigon.storage.slices"],
     "obstore": ["tigon.storage"],
     "openTSNE": ["tigon.scaling.embedding.tsne"],
     "rich": ["tigon"],
