@@ -10,7 +10,7 @@ A folder of flat little-endian files, derived and disposable:
   its own checksum; written last.
 
 Flat files rather than Zarr: a mini-batch is contiguous in each, and is read at the
-speed of the page cache; putting entries together takes half a nanosecond for each.
+speed of the page cache; putting its entries together takes about as long again.
 """
 
 from __future__ import annotations
