@@ -140,7 +140,7 @@ class Fit:
 
     def __init__(self, data: Resident, n_datasets: int, k: int, engine: ThreadEngine) -> None:
         self.data, self.engine = data, engine
-        self.config = INMFConfig(n_components=k)
+        self.config = INMFConfig(n_components=k, n_sweeps=1)
         self.problem: Problem = data.problem(n_datasets, self.config.lam)
         self.state = init_state(self.problem, k, np.random.SeedSequence(0))
         self.batches: list[list[DatasetTile]] = data.batches(n_datasets)

@@ -3,13 +3,16 @@
     python benchmarks/bench_schedule.py objective SOURCE... --batch-key batch
     python benchmarks/bench_schedule.py overhead ATLAS.zarr --batch-key donor
     python benchmarks/bench_schedule.py rounds ATLAS.zarr --batch-key donor
+    python benchmarks/bench_schedule.py steps ATLAS.zarr --batch-key donor
 
 ``objective`` fits every schedule from several seeds on threads, which give the bytes of a
 cluster, and prints for each the median F relative to one mini-batch a task and no staleness.
 ``overhead`` trains with the same schedule in turn on one thread and on one worker of one
 thread, and prints the least seconds of each and of an empty map of as many tasks. ``rounds``
 trains epochs of one round and of several, as many as the plan has, on all threads, and prints F
-of the metagenes and seconds for each number of epochs and seed. One JSON line a result.
+of the metagenes and seconds for each number of epochs and seed; ``steps`` does so with steps of
+a mini-batch and a sweep, of as many mini-batches as the plan has, and with its sweeps too. One
+JSON line a result.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ SCHEDULES = ((1, 0), (2, 3), (4, 3), (4, 7), (8, 7))
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("objective", "overhead", "rounds"))
+    parser.add_argument("what", choices=("objective", "overhead", "rounds", "steps"))
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--batch-key", default=None)
     parser.add_argument("--n-components", type=int, default=20)
@@ -57,8 +60,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[2, 3, 5, 8])
     chosen = parser.parse_args()
     schedules = [tuple(map(int, schedule.split(","))) for schedule in chosen.schedules.split(";")]
-    measure = {"objective": objectives, "overhead": overheads, "rounds": rounds}[chosen.what]
-    for line in measure(chosen, schedules):
+    measures = {
+        "objective": partial(objectives, schedules=schedules),
+        "overhead": partial(overheads, schedules=schedules),
+        "rounds": partial(plans, variants=[{"rounds": 1}, {}]),
+        "steps": partial(plans, variants=[{"per_task": 1, "n_sweeps": 1}, {"n_sweeps": 1}, {}]),
+    }
+    for line in measures[chosen.what](chosen):
         names = [Path(source).name for source in chosen.sources]
         told = {"benchmark": f"schedule {chosen.what}", "sources": names}
         print(json.dumps(machine() | told | line), flush=True)
@@ -136,9 +144,8 @@ def overheads(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict
             }
 
 
-def rounds(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict[str, Any]]:
-    """F and seconds of epochs of one round, and of several."""
-    del schedules
+def plans(chosen: argparse.Namespace, variants: list[dict[str, int]]) -> Iterator[dict[str, Any]]:
+    """F and seconds of fits by plans that differ from the one made for the cells."""
     n_threads = available_threads()
     with (
         tempfile.TemporaryDirectory() as name,
@@ -153,8 +160,8 @@ def rounds(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict[st
                 minibatch_size=chosen.minibatch_size,
             )
             planned = plan_schedule(config, pack.n_cells, problem.n_datasets)
-            for schedule in (replace(planned, rounds=1), planned):
-                for seed in range(chosen.seeds):
+            for seed in range(chosen.seeds):
+                for schedule in (replace(planned, **variant) for variant in variants):
                     random = np.random.SeedSequence(seed)
                     state = init_state(problem, chosen.n_components, random)
                     parts = Path(name), problem, state, schedule, config, engine, random
@@ -169,6 +176,8 @@ def rounds(chosen: argparse.Namespace, schedules: list[Any]) -> Iterator[dict[st
                         "n_threads": n_threads,
                         "n_epochs": n_epochs,
                         "rounds": schedule.rounds,
+                        "minibatches_per_task": schedule.per_task,
+                        "n_sweeps": schedule.n_sweeps,
                         "seed": seed,
                         "objective": solved.objective,
                         "seconds": seconds,

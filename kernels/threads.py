@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -59,26 +58,39 @@ def map_tiles(
 
 def share(
     fn: Callable[[Tile], Result],
-    tiles: Sequence[Tile],
+    tiles: Iterable[Tile],
     pool: ThreadPoolExecutor | None,
     n_helpers: int,
+    window: int | None = None,
 ) -> list[Result]:
     """``fn`` of every tile, in order, on the calling thread and some of a pool.
 
     One task is submitted for each helper, not for each tile: a tile may take less
     time than a submission. After an error no other tile is begun, and those under way
     end before it is raised.
+
+    Parameters
+    ----------
+    fn
+        A pure function that releases the GIL.
+    tiles
+        Taken one by one, by whichever thread has nothing to do.
+    pool, n_helpers
+        Threads that take part beside this one.
+    window
+        A tile is begun only if the oldest that is under way is one of so many before it: no
+        more wait to be put in order. None if they may be any number.
     """
     results: dict[int, Result] = {}
-    waiting = iter(range(len(tiles)))
+    given = _InTurn(tiles, window)
 
     def work() -> None:
         try:
-            # The iterator hands out each number once, whichever thread asks.
-            for i in waiting:
-                results[i] = fn(tiles[i])
+            for i, tile in given:
+                results[i] = fn(tile)
+                given.end(i)
         except BaseException:
-            deque(waiting, maxlen=0)
+            given.stop()
             raise
 
     helpers = []
@@ -94,7 +106,55 @@ def share(
     for helper in helpers:
         if helper.error is not None:
             raise helper.error
-    return [results[i] for i in range(len(tiles))]
+    return [results[i] for i in range(len(results))]
+
+
+class _InTurn(Generic[Tile]):
+    """Numbers tiles and gives each to one of the threads that ask.
+
+    Parameters
+    ----------
+    tiles
+        Taken while no other thread takes one: any iterable will do.
+    window
+        As for :func:`share`.
+    """
+
+    def __init__(self, tiles: Iterable[Tile], window: int | None) -> None:
+        self._rest = enumerate(tiles)
+        self._window = window
+        self._under_way: list[int] = []  # ascending
+        self._ended = threading.Condition()
+        self._n_given = 0
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[tuple[int, Tile]]:
+        while True:
+            with self._ended:
+                self._ended.wait_for(self._may_begin)
+                numbered = None if self._stopped else next(self._rest, None)
+                if numbered is None:
+                    return
+                self._under_way.append(numbered[0])
+                self._n_given += 1
+            yield numbered
+
+    def _may_begin(self) -> bool:
+        if self._stopped or self._window is None or not self._under_way:
+            return True
+        return self._n_given - self._under_way[0] < self._window
+
+    def end(self, number: int) -> None:
+        """A tile is done."""
+        with self._ended:
+            self._under_way.remove(number)
+            self._ended.notify_all()
+
+    def stop(self) -> None:
+        """Give no more."""
+        with self._ended:
+            self._stopped = True
+            self._ended.notify_all()
 
 
 class _Helper:

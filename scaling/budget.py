@@ -15,9 +15,10 @@ from tigon.scaling.alignment.centroids import offsets_bytes
 from tigon.scaling.alignment.overcorrection import N_WITNESSES
 from tigon.scaling.inmf.cutting import SOLVE_CELLS, task_cells
 from tigon.scaling.inmf.nndsvd import SAMPLE_CELLS, start_bytes
-from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.schedule import plan_schedule, step_cells
 from tigon.scaling.inmf.several import FEWEST_REFINING, several_bytes
 from tigon.scaling.inmf.state import state_bytes
+from tigon.scaling.inmf.tiles import TILE_CELLS
 from tigon.scaling.packing import most_datasets, run_bytes
 from tigon.scaling.statistics import BLOCK_CELLS, moments_bytes, together_bytes
 from tigon.storage.counts import index_dtype
@@ -216,15 +217,14 @@ def _stages(
 ) -> dict[str, int]:
     k = config.inmf.n_components
     n_genes = config.prepare.at_most_genes(atlas.n_genes)
-    minibatch_cells = min(config.inmf.minibatch_size, atlas.n_cells)
     always = STREAMING_BYTES + CELL_BYTES * atlas.n_cells + table_bytes(atlas, config.prepare)
     block = atlas.estimate_block_bytes(BLOCK_CELLS)
     packed = _packed_bytes(atlas, n_genes, k)
     moments = 20 * n_datasets * atlas.n_genes
     # Metagenes and statistics of the datasets that the tasks under way touch.
-    step_cells = min(minibatch_cells * config.inmf.minibatches_per_task, atlas.n_cells)
     flying = config.inmf.staleness + 1
-    touched = 20 * flying * most_datasets(n_datasets, step_cells) * k * n_genes
+    most_touched = most_datasets(n_datasets, step_cells(config.inmf, atlas.n_cells))
+    touched = 20 * flying * most_touched * k * n_genes
     tiles = window * 32 * k * n_genes
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
     solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
@@ -233,8 +233,8 @@ def _stages(
     final = running * packed * solved_cells * 5 // 4 + window * solved
     # Loadings that are held, and once more with their places as they are put in order.
     final += 16 * n_datasets * k * n_genes + 3 * BUCKET_BYTES
-    # Two are read ahead of the one that is worked on; workers count theirs as their tasks'.
-    minibatch = solves * (flying + 2) * packed * minibatch_cells
+    # Workers count their mini-batches as their tasks'.
+    minibatch = solves * _minibatch_bytes(config.inmf, atlas.n_cells, packed, window)
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
     stages = {
         "reading cells": always + 2 * moments + running * block + window * moments,
@@ -318,6 +318,17 @@ def _solved_bytes(n_cells: int, n_datasets: int, n_genes: int, n_components: int
     return statistics + (4 * n_components + 8) * size
 
 
+def _minibatch_bytes(config: INMFConfig, n_cells: int, cell_bytes: int, window: int) -> int:
+    """Mini-batches that are there at once, and the loadings of all cells of a step."""
+    size = min(config.minibatch_size, n_cells)
+    step = step_cells(config, n_cells)
+    # Tiles under way may be of several, beside which one is read; where each is a step of its
+    # own, two are read ahead.
+    spanned = 1 + -(-(window - 1) // max(1, size // TILE_CELLS))
+    held = max(config.staleness + 3, 1 + min(spanned, -(-step // size)))
+    return held * cell_bytes * size + 4 * config.n_components * step
+
+
 def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     """Most that a task takes where it runs, with what it shares with others of its kind.
 
@@ -334,7 +345,7 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     )
     problem = 9 * n_datasets * n_genes
     size = min(config.inmf.minibatch_size, atlas.n_cells)
-    touched = most_datasets(n_datasets, size * config.inmf.minibatches_per_task)
+    touched = most_datasets(n_datasets, step_cells(config.inmf, atlas.n_cells))
     solved_cells = min(SOLVE_CELLS, atlas.n_cells)
     solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
     metagenes = 32 * k * n_genes

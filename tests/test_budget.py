@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ from tigon.scaling import memory
 from tigon.scaling.alignment import centroids
 from tigon.scaling.alignment.config import AlignConfig
 from tigon.scaling.alignment.passes import Passes
-from tigon.scaling.budget import Plan, format_bytes, parse_bytes, plan_run
+from tigon.scaling.budget import Plan, _minibatch_bytes, format_bytes, parse_bytes, plan_run
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import INMFConfig
+from tigon.scaling.inmf.schedule import plan_schedule, step_cells
+from tigon.scaling.inmf.state import init_state
+from tigon.scaling.inmf.training import train
 from tigon.scaling.memory import MemoryWatch
+from tigon.scaling.packing import build_pack
+from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.errors import InputError, MemoryLimitError
+from tigon.storage.packs.pack import Pack, PackBlock
 from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
 
@@ -66,6 +73,40 @@ def test_the_window_shrinks_to_the_limit_and_then_the_run_is_refused() -> None:
     assert plan(smallest).window >= 1
     with pytest.raises(MemoryLimitError):
         plan(smallest - 2**20)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 6])
+@pytest.mark.parametrize("per_task", [1, 2, 4])
+def test_no_more_minibatches_are_held_than_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_threads: int, per_task: int
+) -> None:
+    n, k = 2000, 3
+    config = INMFConfig(
+        n_components=k, n_epochs=1, minibatch_size=50, minibatches_per_task=per_task
+    )
+    atlas, seed = tigon.open(planted(n=n, m=60, k=k, d=1).adata), np.random.SeedSequence(0)
+    with ThreadEngine(n_threads) as engine:
+        prepared = prepare(atlas, PrepareConfig(n_genes="all"), k, engine)
+        parts = prepared.datasets, prepared.statistics, prepared.genes
+        pack = build_pack(atlas, *parts, tmp_path / "pack", engine, seed)
+        held: list[int] = []
+        alive: set[int] = set()
+        read = Pack.read
+
+        def counting(self: Pack, start: int, stop: int) -> PackBlock:
+            block = read(self, start, stop)
+            alive.add(start)
+            weakref.finalize(block.counts, alive.discard, start)
+            held.append(len(alive))
+            return block
+
+        monkeypatch.setattr(Pack, "read", counting)
+        problem = prepared.problem(5.0)
+        parts = problem, init_state(problem, k, seed), plan_schedule(config, n), config
+        train(pack, tmp_path, *parts, engine, seed)
+    counted = _minibatch_bytes(config, n, 1, 2 * n_threads) - 4 * k * step_cells(config, n)
+    assert len(held) == 40
+    assert 1 < max(held) <= counted / config.minibatch_size
 
 
 def test_the_offsets_of_many_datasets_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -79,19 +80,57 @@ def test_a_failing_task_of_a_list_stops_all_threads() -> None:
             ThreadEngine(n_threads, window=1000) as engine,
             pytest.raises(ValueError, match="task 3"),
         ):
-            list(engine.share(fails, list(range(1000))))
+            engine.share(fails, list(range(1000)))
         n_ran = len(ran)
         time.sleep(0.02)
         assert n_ran == len(ran) < 20
 
 
-def test_a_list_is_shared_out_a_window_at_a_time() -> None:
-    ran: list[int] = []
-    with ThreadEngine(2, window=4) as engine:
-        shared = engine.share(lambda i: ran.append(i) or i, list(range(10)))
-        found = [(result, len(ran)) for result in shared]
-    assert [result for result, _ in found] == list(range(10))
-    assert [n_ran for _, n_ran in found] == [4] * 4 + [8] * 4 + [10] * 2
+@pytest.mark.parametrize("slow", [0, 5])
+def test_what_is_shared_out_is_within_a_window_of_the_oldest_under_way(slow: int) -> None:
+    ran, seen, window = [], [], 4
+    others_wait = threading.Event()
+
+    def work(i: int) -> int:
+        ran.append(i)
+        if i == slow:
+            # The other thread has done all that the window allows, and does no more.
+            assert others_wait.wait(60)
+            time.sleep(0.02)
+            seen.append(max(ran))
+        if i == slow + window - 1:
+            others_wait.set()
+        return i
+
+    with ThreadEngine(2, window=window) as engine:
+        assert engine.share(work, list(range(20))) == list(range(20))
+    assert seen == [slow + window - 1]
+
+
+def test_what_is_shared_out_is_taken_by_one_thread_at_a_time() -> None:
+    taking = threading.Lock()
+
+    def tiles() -> Iterator[int]:
+        for i in range(200):
+            assert taking.acquire(blocking=False)
+            time.sleep(0.0001)
+            taking.release()
+            yield i
+
+    with ThreadEngine(4) as engine:
+        assert engine.share(lambda i: 2 * i, tiles()) == list(range(0, 400, 2))
+
+
+def test_a_source_that_fails_stops_all_threads() -> None:
+    def tiles() -> Iterator[int]:
+        yield from range(10)
+        raise ValueError("no tile 10")
+
+    for n_threads in (1, 2, 4):
+        with ThreadEngine(n_threads) as engine:
+            with pytest.raises(ValueError, match="no tile 10"):
+                engine.share(lambda i: i, tiles())
+            assert engine.share(lambda i: i, range(3)) == [0, 1, 2]
 
 
 def test_leaving_early_cancels_the_rest() -> None:
@@ -118,7 +157,7 @@ def test_what_is_shared_out_here_does_not_ask_for_the_window_of_workers() -> Non
             raise AssertionError("a round trip to the scheduler, for every step of a fit")
 
     with OnWorkers(2) as engine:
-        assert list(engine.share(lambda i: 2 * i, list(range(10)))) == list(range(0, 20, 2))
+        assert engine.share(lambda i: 2 * i, list(range(10))) == list(range(0, 20, 2))
 
 
 def test_work_is_shared_out_though_all_threads_are_busy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.optimize import nnls as scipy_nnls
 import tigon
 from tigon.kernels import reference
 from tigon.scaling.inmf.config import INMFConfig
-from tigon.scaling.inmf.schedule import plan_schedule
+from tigon.scaling.inmf.schedule import plan_schedule, step_cells
 from tigon.storage.errors import InputError
 
 
@@ -233,6 +234,34 @@ def test_schedule_visits_every_cell_once_an_epoch() -> None:
         assert schedule.min_epochs * schedule.steps_per_epoch >= 200
         if n > 1000:
             assert epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "n_cells", "per_task", "n_sweeps"),
+    [
+        ({}, 3, 1, 1),
+        ({}, 499_999, 1, 1),
+        ({}, 500_000, 2, 1),
+        ({}, 750_000, 3, 2),
+        ({}, 100_000_000, 4, 2),
+        ({"minibatches_per_task": 1}, 1_000_000, 1, 1),
+        ({"minibatches_per_task": 4}, 200_000, 4, 2),
+        ({"minibatches_per_task": 4}, 20_000, 1, 1),
+        ({"n_sweeps": 1}, 1_000_000, 4, 1),
+        ({"minibatch_size": 1000}, 1_000_000, 4, 1),
+        ({"minibatch_size": 20_000}, 100_000, 1, 1),
+        ({"minibatch_size": 20_000}, 200_000, 1, 2),
+    ],
+)
+def test_steps_of_many_cells_have_several_minibatches(
+    options: dict[str, Any], n_cells: int, per_task: int, n_sweeps: int
+) -> None:
+    config = INMFConfig(**options)
+    schedule = plan_schedule(config, n_cells)
+    assert (schedule.per_task, schedule.n_sweeps) == (per_task, n_sweeps)
+    assert step_cells(config, n_cells) >= schedule.per_task * min(
+        config.minibatch_size, n_cells // 10
+    )
 
 
 @pytest.mark.parametrize(

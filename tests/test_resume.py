@@ -207,7 +207,10 @@ def test_restart_discards(counts: Path, out: Path) -> None:
         ({"lam": 4.0}, r"inmf.lam was 5.0 and is 4.0; "),
         ({"n_genes": 40}, r"prepare.n_genes was 50 and is 40; "),
         ({"min_genes": 1, "tol": 1e-2}, r"inmf.tol was 0.001 and is 0.01; prepare.cell_filter.min"),
-        ({"staleness": 2, "minibatches_per_task": 2}, r"inmf.minibatches_per_task was 1 and is 2"),
+        (
+            {"staleness": 2, "minibatches_per_task": 2},
+            r"inmf.minibatches_per_task was \"auto\" and is 2",
+        ),
     ],
 )
 def test_other_options_are_refused(

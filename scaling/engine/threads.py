@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -89,16 +89,16 @@ class ThreadEngine:
         """
         return _ordered(self._pool, fn, tasks, window or self.window)
 
-    def share(self, fn: Callable[[Task], Result], tasks: list[Task]) -> Iterator[Result]:
+    def share(self, fn: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
         """As :meth:`ordered_map`, for small tasks on this process's own memory.
 
-        The calling thread takes part. As many tasks as the window has are shared out at a
-        time, and their results held until all of them are there.
+        The calling thread takes part, and results are held until all of them are there. No
+        task is begun that comes a window or more after one under way.
         """
-        n_helpers = max(0, min(self.n_threads, len(tasks)) - 1)
-        size = self._window  # of these threads, whatever the window of a cluster's workers is
-        for first in range(0, len(tasks), size):
-            yield from share(fn, tasks[first : first + size], self._pool, n_helpers)
+        n_tasks = len(tasks) if isinstance(tasks, Sized) else self.n_threads
+        n_helpers = max(0, min(self.n_threads, n_tasks) - 1)
+        # The window is that of these threads, whatever that of a cluster's workers is.
+        return share(fn, tasks, self._pool, n_helpers, self._window)
 
     def read_ahead(
         self, fn: Callable[[Task], Result], tasks: Iterable[Task], window: int = 2

@@ -14,22 +14,27 @@ MIN_STEPS = 200
 MAX_EPOCHS = 60
 MAX_ITERATIONS = 500
 
-CLUSTER_MINIBATCHES_PER_TASK = 4
+MINIBATCHES_PER_TASK = 4
+"""Of a cluster, and of threads with many cells, unless others are asked for."""
+
 CLUSTER_STALENESS = 7
-"""The schedule on a cluster unless another is asked for, as benchmarks/bench_schedule.py
-measured it: what the scheduler adds stays small beside what tasks compute, and F as it is."""
+"""With it, as benchmarks/bench_schedule.py measured, what the scheduler adds stays small beside
+what tasks compute, and F as it is."""
 
 
 Solver = Literal["online", "batch"]
 Init = Literal["random", "nndsvd"]
 
 
-def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, int]:
+WholeOrAuto = int | Literal["auto"]
+
+
+def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, WholeOrAuto]:
     """The two options of the schedule, where they were not given."""
     if not on_cluster or solver == "batch":
-        return {"minibatches_per_task": 1, "staleness": 0}
+        return {"minibatches_per_task": "auto", "staleness": 0}
     return {
-        "minibatches_per_task": CLUSTER_MINIBATCHES_PER_TASK,
+        "minibatches_per_task": MINIBATCHES_PER_TASK,
         "staleness": CLUSTER_STALENESS,
     }
 
@@ -44,15 +49,9 @@ _ONLINE = (
 )
 """What the batch solver has no use for."""
 
-_WHOLE = (
-    "n_components",
-    "minibatch_size",
-    "minibatches_per_task",
-    "staleness",
-    "n_sweeps",
-    "n_starts",
-    "random_state",
-)
+_WHOLE = ("n_components", "minibatch_size", "staleness", "n_starts", "random_state")
+
+_WHOLE_OR_AUTO = ("n_epochs", "polish", "minibatches_per_task", "n_sweeps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,15 +77,17 @@ class INMFConfig:
     polish
         Batch iterations at most after the online epochs, "auto" for 500; 0 for none.
     minibatch_size
-        Cells per step; never more than a tenth of the cells.
+        Cells that are read at a time; never more than a tenth of the cells.
     minibatches_per_task
         Mini-batches that are solved against one version of the metagenes and make up
-        one step; 1 is best, more give a cluster's workers enough to do.
+        one step; "auto" for one, of more than 500,000 cells two to four. More give a cluster's
+        workers enough to do.
     staleness
         How many steps old the metagenes may be that a mini-batch is solved against. On a
         cluster that many tasks more are under way; 0 waits for every one.
     n_sweeps
-        HALS sweeps over W and every touched V_i in a step.
+        HALS sweeps over W and every touched V_i in a step; "auto" for one, and two in steps of
+        more than 10,000 cells.
     tol
         Tolerance of the loadings while training, relative to the largest
         product of the cell (see ``tigon.kernels.cpu.descent``).
@@ -112,12 +113,12 @@ class INMFConfig:
     lam: float = 5.0
     lam_by_dataset: Mapping[str, float] | None = None
     solver: Solver = "online"
-    n_epochs: int | Literal["auto"] = "auto"
-    polish: int | Literal["auto"] = 0
+    n_epochs: WholeOrAuto = "auto"
+    polish: WholeOrAuto = 0
     minibatch_size: int = 5000
-    minibatches_per_task: int = 1
+    minibatches_per_task: WholeOrAuto = "auto"
     staleness: int = 0
-    n_sweeps: int = 1
+    n_sweeps: WholeOrAuto = "auto"
     tol: float = 1e-3
     tol_final: float = 1e-5
     tol_objective: float = 1e-3
@@ -129,14 +130,12 @@ class INMFConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("n_components", "minibatch_size", "minibatches_per_task", "n_sweeps"):
+        for name in ("n_components", "minibatch_size", "n_starts"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("n_starts", self.n_starts, 1)
+        for name in _WHOLE_OR_AUTO:
+            if getattr(self, name) != "auto":
+                _at_least(name, getattr(self, name), 0 if name == "polish" else 1)
         _at_least("staleness", self.staleness, 0)
-        if self.n_epochs != "auto":
-            _at_least("n_epochs", self.n_epochs, 1)
-        if self.polish != "auto":
-            _at_least("polish", self.polish, 0)
         self._check_solver()
         self._check_init()
         _at_least("lam", self.lam, 0)
@@ -189,7 +188,7 @@ class INMFConfig:
     def _check_types(self) -> None:
         for name in _WHOLE:
             check_whole(name, getattr(self, name))
-        for name in ("n_epochs", "polish"):
+        for name in _WHOLE_OR_AUTO:
             if getattr(self, name) != "auto":
                 check_whole(name, getattr(self, name), word="auto")
         for name in ("lam", "tol", "tol_final", "tol_objective", "tol_batch", "tol_residual"):

@@ -65,13 +65,13 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Batch iterations at most after the epochs, as :class:`tigon.INMF` does them, or
         "auto": until F settles.
     minibatch_size
-        Cells per step, at most a tenth of the cells.
+        Cells that are read at a time, at most a tenth of the cells.
     minibatches_per_task, staleness
         Mini-batches that make up one step, and how many steps old the metagenes may
         be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
-        By default 1 and 0 on threads, 4 and 7 on a cluster.
+        By default 1 (of many cells up to 4) and 0 on threads, 4 and 7 on a cluster.
     n_sweeps
-        HALS sweeps over W and V per step.
+        HALS sweeps over W and V per step; "auto": 1, and 2 in steps of more than 10,000 cells.
     tol, tol_final
         Tolerances of the loadings, while training and as reported.
     tol_objective
@@ -155,7 +155,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         minibatch_size: int = 5000,
         minibatches_per_task: int | None = None,
         staleness: int | None = None,
-        n_sweeps: int = 1,
+        n_sweeps: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
         tol_final: float = 1e-5,
         tol_objective: float = 1e-3,

@@ -66,7 +66,7 @@ def sweep_all(state: State, problem: Problem, n_sweeps: int, engine: ThreadEngin
     def sweep(genes: slice) -> None:
         step_range(arrays, news, shared, own, n_sweeps, genes.start, genes.stop)
 
-    list(engine.share(sweep, gene_ranges(problem)))
+    engine.share(sweep, gene_ranges(problem))
 
 
 def residual(state: State, problem: Problem, engine: ThreadEngine) -> float:

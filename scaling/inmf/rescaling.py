@@ -74,7 +74,7 @@ def rescale(state: State, problem: Problem, engine: ThreadEngine) -> None:
             _restate(B[:, genes], None if base is None else base[:, genes], c[:, None])
 
     if at_rest or len(state.continued):
-        list(engine.share(rebase, gene_ranges(problem)))
+        engine.share(rebase, gene_ranges(problem))
     rebuild(state, problem, engine, n_sweeps=1)
 
 
@@ -110,7 +110,7 @@ def rebuild(state: State, problem: Problem, engine: ThreadEngine, n_sweeps: int 
         for _ in range(n_sweeps if at_rest else 0):
             update_own(arrays, own, genes.start, genes.stop)
 
-    list(engine.share(sum_up, gene_ranges(problem)))
+    engine.share(sum_up, gene_ranges(problem))
 
 
 def sum_patterns(state: State, A: list[NDArray[np.float64]]) -> None:

@@ -17,7 +17,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
+from tigon.scaling.inmf.config import (
+    MAX_EPOCHS,
+    MIN_EPOCHS,
+    MIN_STEPS,
+    MINIBATCHES_PER_TASK,
+    INMFConfig,
+)
 from tigon.scaling.inmf.state import Problem
 
 ROUND_CELLS, ROUND_CELLS_EACH, MOST_ROUNDS = 40_000, 2000, 10
@@ -28,6 +34,14 @@ of an epoch is smaller, and so may be the round that it is in."""
 
 ROUND_STEPS = 4
 """Mini-batches of a round at least, two of which may be parts of one."""
+
+_CELLS_OF_EACH = 250_000
+"""Cells for each of the mini-batches of a step on threads: an epoch of more mini-batches than
+fifty still has fifty steps then, and up to three quarters of what steps take are saved."""
+
+_CELLS_OF_A_SWEEP = 10_000
+"""A step that learns from more cells moves the metagenes with two sweeps: F falls as far then as
+with smaller steps, in less time (``benchmarks/bench_schedule.py steps``)."""
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -49,6 +63,8 @@ class Schedule:
         Mini-batches per task, at most a tenth of them.
     rounds
         Rounds of each epoch but the last.
+    n_sweeps
+        HALS sweeps of a step.
     """
 
     n_cells: int
@@ -57,6 +73,7 @@ class Schedule:
     max_epochs: int
     per_task: int = 1
     rounds: int = 1
+    n_sweeps: int = 1
 
     def is_enough(self, n_epochs: int, *, settled: bool) -> bool:
         """Whether so many epochs are, as F has settled or not."""
@@ -92,6 +109,11 @@ class Schedule:
         return list(pairwise(edges))
 
 
+def step_cells(config: INMFConfig, n_cells: int) -> int:
+    """Cells of a step at most, where there are ``n_cells`` or fewer."""
+    return min(n_cells, config.minibatch_size * _together(config, n_cells))
+
+
 def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Schedule:
     """Steps and epochs for a pack of ``n_cells``.
 
@@ -100,14 +122,18 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     """
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
-    per_task = max(1, min(config.minibatches_per_task, steps // 10))
+    per_task = max(1, min(_together(config, n_cells), steps // 10))
+    several = per_task * size > _CELLS_OF_A_SWEEP
+    n_sweeps = 1 + several if config.n_sweeps == "auto" else config.n_sweeps
     enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
     rounds = max(1, min(n_cells // enough, steps // ROUND_STEPS, MOST_ROUNDS))
-    if config.n_epochs != "auto":
+    if config.n_epochs == "auto":
+        fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
+        epochs = fewest, max(fewest, MAX_EPOCHS)
+    else:
         epochs = config.n_epochs, config.n_epochs
-        return Schedule(n_cells, steps, *epochs, per_task, rounds if config.n_epochs > 1 else 1)
-    fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
-    return Schedule(n_cells, steps, fewest, max(fewest, MAX_EPOCHS), per_task, rounds)
+        rounds = rounds if config.n_epochs > 1 else 1
+    return Schedule(n_cells, steps, *epochs, per_task, rounds, n_sweeps)
 
 
 def common_passes(problem: Problem, n_components: int, most: int, wanted: int = 1) -> int:
@@ -131,6 +157,13 @@ def common_passes(problem: Problem, n_components: int, most: int, wanted: int = 
     if problem.shared is None or not n_components <= int(problem.common.sum()) < problem.n_genes:
         return 0
     return min(wanted, most // 2)
+
+
+def _together(config: INMFConfig, n_cells: int) -> int:
+    """Mini-batches of a step, where there are enough of them."""
+    if config.minibatches_per_task != "auto":
+        return config.minibatches_per_task
+    return max(1, min(MINIBATCHES_PER_TASK, n_cells // _CELLS_OF_EACH))
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -79,7 +79,7 @@ def apply_step(
         step_range(arrays, news, shared, own, n_sweeps, genes.start, genes.stop)
         return [tabulation.take(genes) for tabulation in begun]
 
-    parts = list(engine.share(update, gene_ranges(problem)))
+    parts = engine.share(update, gene_ranges(problem))
     tables = [each.finish([part[i] for part in parts]) for i, each in enumerate(begun)]
     return dict(zip(wanted, tables, strict=True))
 

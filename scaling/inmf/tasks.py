@@ -5,9 +5,9 @@ A pure function of the task, so that it may run anywhere and more than once.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from tigon.scaling.inmf.summing import OrderedSums
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles, tabulation_of
 from tigon.storage.packs.reader import CellReader
 
-Spread = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """``map``, or one that shares out its work and keeps its order."""
 
 
@@ -37,7 +37,7 @@ class Version:
     W
         Shared metagenes, float32, shape (k, m).
     V
-        Those of the datasets that are needed, float32, shape (k, m) each.
+        Those of the datasets of the cells, float32, shape (k, m) each.
     """
 
     W: NDArray[np.float32]
@@ -150,39 +150,49 @@ class Solver:
         tables: dict[int, MetageneTable] = {}
         while known:
             tables.update([known.popitem()])
+        tables |= self._tables(version, tables, spread)
         deltas: dict[int, TileStatistics] = {}
-        n_cells = 0
-        for minibatch in minibatches:
-            tables |= self._tables(minibatch, version, tables, spread)
-            self._loadings(minibatch, tables, sizes, spread, deltas)
-            self.starts.now.write(minibatch.start, minibatch.H)
-            n_cells += len(minibatch.H)
-        return Found(deltas, sum(delta.loss for delta in deltas.values()), n_cells)
+        sums = OrderedSums(deltas)
+        solved: list[tuple[int, NDArray[np.float32]]] = []
+
+        def solve(each: _Numbered) -> None:
+            cells, table = each.tile.cells, tables[each.tile.dataset]
+            found = minibatch_step_in_place(cells, table, self.tol, each.H, cells.rows, sizes)
+            sums.add(each.number, each.tile.dataset, found)
+
+        # A thread that is done with the tiles of a mini-batch goes on with those of the next.
+        for _ in spread(solve, _numbered(minibatches, solved)):
+            pass
+        for start, H in solved:
+            self.starts.now.write(start, H)
+        loss = sum(delta.loss for delta in deltas.values())
+        return Found(deltas, loss, sum(len(H) for _, H in solved))
 
     def _tables(
-        self, minibatch: Minibatch, version: Version, known: dict[int, Any], spread: Spread
+        self, version: Version, known: dict[int, Any], spread: Spread
     ) -> dict[int, MetageneTable]:
-        new = sorted({tile.dataset for tile in minibatch.tiles} - known.keys())
+        new = sorted(version.V.keys() - known.keys())
         begun = [tabulation_of(self.problem, version.W, version.V, d) for d in new]
         if len(begun) == 1:  # all threads take part in it
             return {new[0]: begun[0].finish(list(spread(begun[0].take, begun[0].ranges)))}
         return dict(zip(new, spread(Tabulation.whole, begun), strict=True))
 
-    def _loadings(
-        self,
-        minibatch: Minibatch,
-        tables: dict[int, MetageneTable],
-        sizes: NDArray[np.float32],
-        spread: Spread,
-        deltas: dict[int, TileStatistics],
-    ) -> None:
-        """Solve the cells in place, and add what their tiles yield."""
-        sums, H = OrderedSums(deltas), minibatch.H
 
-        def solve(numbered: tuple[int, DatasetTile]) -> None:
-            number, tile = numbered
-            cells, table = tile.cells, tables[tile.dataset]
-            found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, sizes)
-            sums.add(number, tile.dataset, found)
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """A tile, its number in the task, and the loadings of its mini-batch."""
 
-        deque(spread(solve, list(enumerate(minibatch.tiles))), maxlen=0)
+    number: int
+    tile: DatasetTile
+    H: NDArray[np.float32]
+
+
+def _numbered(
+    minibatches: Iterable[Minibatch], taken: list[tuple[int, NDArray[np.float32]]]
+) -> Iterator[_Numbered]:
+    """The tiles of a task; the loadings of its mini-batches are put on a list."""
+    number = count()
+    for minibatch in minibatches:
+        taken.append((minibatch.start, minibatch.H))
+        for tile in minibatch.tiles:
+            yield _Numbered(next(number), tile, minibatch.H)

@@ -135,7 +135,7 @@ def train_by_step(
             # Metagenes of datasets that come next are tabulated while they are in the cache.
             following = tasks[at.n_done + 1 :][:1] if _is_here(config, engine) else []
             wanted = [d for task in following for d in _touched(solver, task)]
-            tables |= _take_in(found, state, rounds.at(at.n_done), at, config, engine, wanted)
+            tables |= _take_in(found, state, rounds.at(at.n_done), at, schedule, engine, wanted)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
             if checkpoints and checkpoints.due():
                 checkpoints.save(state, at)
@@ -167,12 +167,12 @@ def _take_in(
     state: State,
     problem: Problem,
     at: Position,
-    config: INMFConfig,
+    schedule: Schedule,
     engine: ThreadEngine,
     wanted: Collection[int],
 ) -> dict[int, MetageneTable]:
     """One step; tables of the metagenes for the next, as far as they are made with it."""
-    tables = apply_step(state, problem, found.deltas, config.n_sweeps, engine, tabulate=wanted)
+    tables = apply_step(state, problem, found.deltas, schedule.n_sweeps, engine, tabulate=wanted)
     at.n_done += 1
     at.total += found.loss
     at.n_cells += found.n_cells
@@ -185,7 +185,8 @@ def _take_in(
 
 def _touched(solver: Solver, stretches: list[Stretch]) -> list[int]:
     """Datasets of the cells of a task, ascending."""
-    return sorted({int(d) for cut in stretches for d in np.unique(solver.pack.datasets(*cut))})
+    n_cells = [np.bincount(solver.pack.datasets(*cut)) for cut in stretches]
+    return sorted({d for found in n_cells for d in np.flatnonzero(found).tolist()})
 
 
 def _is_here(config: INMFConfig, engine: ThreadEngine) -> bool:
@@ -235,5 +236,5 @@ def _solved_here(
     stretches = [cut for task in tasks for cut in task]
     minibatches = engine.read_ahead(solver.read, stretches)
     for task in tasks:
-        version = Version(state.W, dict(enumerate(state.V)))
+        version = Version(state.W, {d: state.V[d] for d in _touched(solver, task)})
         yield solver.solve(islice(minibatches, len(task)), version, engine.share, tables)

@@ -94,7 +94,7 @@ progress
         minibatch_size: int = 5000,
         minibatches_per_task: int | None = None,
         staleness: int | None = None,
-        n_sweeps: int = 1,
+        n_sweeps: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
         tol_final: float = 1e-5,
         tol_objective: float = 1e-3,

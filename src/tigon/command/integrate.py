@@ -168,8 +168,14 @@ def integrate(
     minibatches_per_task: MinibatchesPerTask = None,
     staleness: Staleness = None,
     n_sweeps: Annotated[
-        int, typer.Option(help="Updates of the metagenes per step.", rich_help_panel=FACTORS)
-    ] = 1,
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Updates of the metagenes per step; auto: 1, and 2 in steps of more than 10,000 "
+            "cells.",
+            rich_help_panel=FACTORS,
+        ),
+    ] = "auto",
     init: Annotated[
         Init,
         typer.Option(
@@ -261,7 +267,7 @@ def integrate(
             minibatch_size=minibatch_size,
             minibatches_per_task=minibatches_per_task,
             staleness=staleness,
-            n_sweeps=n_sweeps,
+            n_sweeps=number_or(n_sweeps, "auto", "--n-sweeps"),
             init=init.value,
             n_starts=n_starts,
             random_state=random_state,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tigon.scaling.inmf.config import CLUSTER_MINIBATCHES_PER_TASK, CLUSTER_STALENESS
+from tigon.scaling.inmf.config import CLUSTER_STALENESS, MINIBATCHES_PER_TASK
 
 INPUT = "Input"
 CELLS = "Cells and genes"
@@ -151,7 +151,7 @@ MaxMito = Annotated[
 
 MinibatchSize = Annotated[
     int,
-    typer.Option(help="Cells per step, at most a tenth of all.", rich_help_panel=FACTORS),
+    typer.Option(help="Cells read at a time, at most a tenth of all.", rich_help_panel=FACTORS),
 ]
 
 WriteReport = Annotated[bool, typer.Option(help="Write the report page.", rich_help_panel=OUTPUT)]
@@ -220,7 +220,7 @@ MinibatchesPerTask = Annotated[
     typer.Option(
         min=1,
         help="Mini-batches of a step: more give a cluster's workers enough to do.",
-        show_default=f"1, on a cluster {CLUSTER_MINIBATCHES_PER_TASK}",
+        show_default=f"1, of many cells up to {MINIBATCHES_PER_TASK}, as on a cluster",
         rich_help_panel=FACTORS,
     ),
 ]
