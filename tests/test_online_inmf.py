@@ -257,8 +257,9 @@ def test_steps_of_many_cells_have_several_minibatches(
     options: dict[str, Any], n_cells: int, per_task: int, n_sweeps: int
 ) -> None:
     config = INMFConfig(**options)
-    schedule = plan_schedule(config, n_cells)
+    schedule = plan_schedule(config, n_cells, n_datasets=8)
     assert (schedule.per_task, schedule.n_sweeps) == (per_task, n_sweeps)
+    assert plan_schedule(config, n_cells, n_datasets=40).n_sweeps == options.get("n_sweeps", 1)
     assert step_cells(config, n_cells) >= schedule.per_task * min(
         config.minibatch_size, n_cells // 10
     )

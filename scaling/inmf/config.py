@@ -87,7 +87,7 @@ class INMFConfig:
         cluster that many tasks more are under way; 0 waits for every one.
     n_sweeps
         HALS sweeps over W and every touched V_i in a step; "auto" for one, and two in steps of
-        more than 10,000 cells.
+        more than 10,000 cells and 500 of a dataset.
     tol
         Tolerance of the loadings while training, relative to the largest
         product of the cell (see ``tigon.kernels.cpu.descent``).

@@ -39,9 +39,10 @@ _CELLS_OF_EACH = 250_000
 """Cells for each of the mini-batches of a step on threads: an epoch of more mini-batches than
 fifty still has fifty steps then, and up to three quarters of what steps take are saved."""
 
-_CELLS_OF_A_SWEEP = 10_000
-"""A step that learns from more cells moves the metagenes with two sweeps: F falls as far then as
-with smaller steps, in less time (``benchmarks/bench_schedule.py steps``)."""
+_CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH = 10_000, 500
+"""A step that learns from more cells, in all and of a dataset on average, moves the metagenes with
+two sweeps: F falls as far then as with smaller steps, in less time
+(``benchmarks/bench_schedule.py steps``)."""
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -123,8 +124,8 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
     per_task = max(1, min(_together(config, n_cells), steps // 10))
-    several = per_task * size > _CELLS_OF_A_SWEEP
-    n_sweeps = 1 + several if config.n_sweeps == "auto" else config.n_sweeps
+    enough = max(_CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH * n_datasets)
+    n_sweeps = 1 + (per_task * size > enough) if config.n_sweeps == "auto" else config.n_sweeps
     enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
     rounds = max(1, min(n_cells // enough, steps // ROUND_STEPS, MOST_ROUNDS))
     if config.n_epochs == "auto":
