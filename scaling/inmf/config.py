@@ -14,12 +14,9 @@ MIN_STEPS = 200
 MAX_EPOCHS = 60
 MAX_ITERATIONS = 500
 
-MINIBATCHES_PER_TASK = 4
-"""Of a cluster, and of threads with many cells, unless others are asked for."""
-
 CLUSTER_STALENESS = 7
-"""With it, as benchmarks/bench_schedule.py measured, what the scheduler adds stays small beside
-what tasks compute, and F as it is."""
+"""On a cluster unless another is asked for, as benchmarks/bench_schedule.py measured it: what the
+scheduler adds stays small beside what tasks compute, and F as it is."""
 
 
 Solver = Literal["online", "batch"]
@@ -31,12 +28,8 @@ WholeOrAuto = int | Literal["auto"]
 
 def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, WholeOrAuto]:
     """The two options of the schedule, where they were not given."""
-    if not on_cluster or solver == "batch":
-        return {"minibatches_per_task": "auto", "staleness": 0}
-    return {
-        "minibatches_per_task": MINIBATCHES_PER_TASK,
-        "staleness": CLUSTER_STALENESS,
-    }
+    away = on_cluster and solver != "batch"
+    return {"minibatches_per_task": "auto", "staleness": CLUSTER_STALENESS if away else 0}
 
 
 _ONLINE = (
@@ -80,8 +73,8 @@ class INMFConfig:
         Cells that are read at a time; never more than a tenth of the cells.
     minibatches_per_task
         Mini-batches that are solved against one version of the metagenes and make up
-        one step; "auto" for one, of more than 500,000 cells two to four. More give a cluster's
-        workers enough to do.
+        one step; "auto" for one, from 500,000 cells on two to four, and four to eight where
+        metagenes may be old, which gives a cluster's workers enough to do.
     staleness
         How many steps old the metagenes may be that a mini-batch is solved against. On a
         cluster that many tasks more are under way; 0 waits for every one.

@@ -69,7 +69,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     minibatches_per_task, staleness
         Mini-batches that make up one step, and how many steps old the metagenes may
         be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
-        By default 1 (of many cells up to 4) and 0 on threads, 4 and 7 on a cluster.
+        By default 1 (of many cells up to 4) and 0 on threads, 4 (up to 8) and 7 on a cluster.
     n_sweeps
         HALS sweeps over W and V per step; "auto": 1, and 2 in steps of more than 10,000 cells.
     tol, tol_final

@@ -17,13 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tigon.scaling.inmf.config import (
-    MAX_EPOCHS,
-    MIN_EPOCHS,
-    MIN_STEPS,
-    MINIBATCHES_PER_TASK,
-    INMFConfig,
-)
+from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
 from tigon.scaling.inmf.state import Problem
 
 ROUND_CELLS, ROUND_CELLS_EACH, MOST_ROUNDS = 40_000, 2000, 10
@@ -35,9 +29,11 @@ of an epoch is smaller, and so may be the round that it is in."""
 ROUND_STEPS = 4
 """Mini-batches of a round at least, two of which may be parts of one."""
 
-_CELLS_OF_EACH = 250_000
-"""Cells for each of the mini-batches of a step on threads: an epoch of more mini-batches than
-fifty still has fifty steps then, and up to three quarters of what steps take are saved."""
+_TOGETHER = ((1, 4), 250_000)
+_TOGETHER_WHERE_OLD = ((4, 8), 125_000)
+"""Mini-batches of a step, the fewest and the most, and cells for each of them. On threads steps
+that are fewer stop them less often; an epoch still has fifty. Where tasks travel, and metagenes
+are old anyway, what a task takes besides computing is shared by more of them."""
 
 _CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH = 10_000, 500
 """A step that learns from more cells, in all and of a dataset on average, moves the metagenes with
@@ -164,7 +160,8 @@ def _together(config: INMFConfig, n_cells: int) -> int:
     """Mini-batches of a step, where there are enough of them."""
     if config.minibatches_per_task != "auto":
         return config.minibatches_per_task
-    return max(1, min(MINIBATCHES_PER_TASK, n_cells // _CELLS_OF_EACH))
+    (fewest, most), each = _TOGETHER_WHERE_OLD if config.staleness else _TOGETHER
+    return max(fewest, min(most, n_cells // each))
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tigon.scaling.inmf.config import CLUSTER_STALENESS, MINIBATCHES_PER_TASK
+from tigon.scaling.inmf.config import CLUSTER_STALENESS
 
 INPUT = "Input"
 CELLS = "Cells and genes"
@@ -220,7 +220,7 @@ MinibatchesPerTask = Annotated[
     typer.Option(
         min=1,
         help="Mini-batches of a step: more give a cluster's workers enough to do.",
-        show_default=f"1, of many cells up to {MINIBATCHES_PER_TASK}, as on a cluster",
+        show_default="1 to 4, on a cluster 4 to 8, by the number of cells",
         rich_help_panel=FACTORS,
     ),
 ]
