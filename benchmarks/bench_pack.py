@@ -226,7 +226,7 @@ def training_figures(
     config = INMFConfig(n_components=20, n_epochs=3)
     scale = np.full(job.datasets.measured[:, job.genes].shape, 1e3)
     problem = Problem(job.datasets.sizes, scale > 0, scale, config.lam)
-    schedule = plan_schedule(config, pack.n_cells)
+    schedule = plan_schedule(config, pack.n_cells, problem.n_datasets)
     found: dict[str, list[tuple[float, float]]] = {"files": [], "memory": []}
     losses = set()
     for i in range(n_repeats + 1):  # the first compiles

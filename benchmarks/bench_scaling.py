@@ -39,8 +39,9 @@ from tigon.scaling.budget import bytes_to_spare, parse_bytes
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import Cluster
-from tigon.scaling.inmf.config import INMFConfig, schedule_options
+from tigon.scaling.inmf.config import INMFConfig, usual_staleness
 from tigon.scaling.inmf.factorising import factorise
+from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.integrating import plan_integration
 from tigon.scaling.memory import MemoryWatch, use_one_heap
 from tigon.scaling.preparing import PrepareConfig, prepare
@@ -148,7 +149,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
             n_components=chosen.n_components,
             solver=chosen.solver,
             n_epochs=chosen.n_epochs,
-            **schedule_options(
+            staleness=usual_staleness(
                 on_cluster=cluster.is_used or chosen.cluster_schedule, solver=chosen.solver
             ),
         ),
@@ -187,6 +188,8 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
             ended, cpu_ended = time.perf_counter(), time.process_time()
             workers_ended = workers_cpu_seconds()
         n_nonzeros = atlas.n_nonzeros
+    n_cells, n_datasets = len(prepared.kept_codes), len(prepared.datasets.names)
+    schedule = plan_schedule(config.inmf, n_cells, n_datasets)
     return {
         "benchmark": "scaling",
         "n_cells": atlas.n_cells,
@@ -195,7 +198,8 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         "n_donors": chosen.donors,
         "n_threads": chosen.n_threads,
         "n_workers": chosen.workers,
-        "schedule": [config.inmf.minibatches_per_task, config.inmf.staleness],
+        "schedule": [schedule.per_task, config.inmf.staleness],
+        "n_sweeps": schedule.n_sweeps,
         "solver": chosen.solver,
         "n_epochs": found.history.n_epochs,
         "objective": found.solution.objective,

@@ -88,6 +88,7 @@ def share(
         try:
             for i, tile in given:
                 results[i] = fn(tile)
+                del tile  # with all that it holds, while this thread waits for another
                 given.end(i)
         except BaseException:
             given.stop()
@@ -101,6 +102,7 @@ def share(
     try:
         work()
     finally:
+        given.stop()  # nobody may wait for a tile that never comes
         for helper in helpers:
             helper.join()
     for helper in helpers:
@@ -121,7 +123,7 @@ class _InTurn(Generic[Tile]):
     """
 
     def __init__(self, tiles: Iterable[Tile], window: int | None) -> None:
-        self._rest = enumerate(tiles)
+        self._rest = iter(tiles)
         self._window = window
         self._under_way: list[int] = []  # ascending
         self._ended = threading.Condition()
@@ -132,12 +134,16 @@ class _InTurn(Generic[Tile]):
         while True:
             with self._ended:
                 self._ended.wait_for(self._may_begin)
-                numbered = None if self._stopped else next(self._rest, None)
-                if numbered is None:
+                if self._stopped:
                     return
-                self._under_way.append(numbered[0])
+                try:
+                    taken = [next(self._rest)]
+                except StopIteration:
+                    return
+                number = self._n_given
+                self._under_way.append(number)
                 self._n_given += 1
-            yield numbered
+            yield number, taken.pop()  # of which nothing is held here
 
     def _may_begin(self) -> bool:
         if self._stopped or self._window is None or not self._under_way:

@@ -326,7 +326,7 @@ def _minibatch_bytes(config: INMFConfig, n_cells: int, cell_bytes: int, window: 
     # own, two are read ahead.
     spanned = 1 + -(-(window - 1) // max(1, size // TILE_CELLS))
     held = max(config.staleness + 3, 1 + min(spanned, -(-step // size)))
-    return held * cell_bytes * size + 4 * config.n_components * step
+    return held * cell_bytes * size + (config.staleness + 1) * 4 * config.n_components * step
 
 
 def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
@@ -352,7 +352,12 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
     return max(
         codes + block + moments,
         run_bytes(block, packed * BLOCK_CELLS, atlas.n_cells),
-        # The mini-batch, the metagenes as sent and as read, and statistics here and waiting.
-        problem + 2 * packed * size + touched * (metagenes + 20 * k * n_genes) + metagenes,
+        # Mini-batches and all loadings, the metagenes as sent and as read, and statistics here
+        # and waiting.
+        problem
+        + 2 * packed * size
+        + 4 * k * step_cells(config.inmf, atlas.n_cells)
+        + touched * (metagenes + 20 * k * n_genes)
+        + metagenes,
         n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,
     )

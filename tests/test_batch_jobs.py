@@ -103,6 +103,12 @@ def test_options_without_sense_are_refused(options: dict[str, Any], said: str) -
         tigon.plan("no.h5ad", **options)
 
 
+def test_batch_runs_of_before_are_still_understood() -> None:
+    # They say what was the default then, and no other number would have been taken.
+    old = INMFConfig(solver="batch", minibatches_per_task=1, n_sweeps=1)
+    assert old.refining().minibatches_per_task == 1
+
+
 def test_later_cells_are_taken_in_by_epochs() -> None:
     batch = INMFConfig(solver="batch", n_epochs=300).refining()
     assert (batch.solver, batch.n_epochs) == ("online", "auto")

@@ -68,7 +68,7 @@ def test_scaling_at_its_smallest(tmp_path: Path, more: list[str]) -> None:
     assert sum(line["stages_s"].values()) == pytest.approx(line["seconds"])
     assert {"reading cells", "packing cells", "epochs", "solving loadings"} <= set(line["stages_s"])
     assert 0 < line["factorisation_s"] < line["seconds"]
-    assert line["schedule"] == ([4, 7] if more else [1, 0])
+    assert line["schedule"] == ([1, 7] if more else [1, 0])
     assert line["peak_bytes"] > 0
     assert (line["workers_cpu_s"] > 0) == bool(more)
 

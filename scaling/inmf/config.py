@@ -26,10 +26,9 @@ Init = Literal["random", "nndsvd"]
 WholeOrAuto = int | Literal["auto"]
 
 
-def schedule_options(*, on_cluster: bool, solver: str = "online") -> dict[str, WholeOrAuto]:
-    """The two options of the schedule, where they were not given."""
-    away = on_cluster and solver != "batch"
-    return {"minibatches_per_task": "auto", "staleness": CLUSTER_STALENESS if away else 0}
+def usual_staleness(*, on_cluster: bool, solver: str = "online") -> int:
+    """The staleness where none was given."""
+    return CLUSTER_STALENESS if on_cluster and solver != "batch" else 0
 
 
 _ONLINE = (
@@ -41,6 +40,9 @@ _ONLINE = (
     "tol_objective",
 )
 """What the batch solver has no use for."""
+
+_AS_BEFORE = ("minibatches_per_task", "n_sweeps")
+"""Of these it takes 1, which was their default: old runs of the batch solver say so."""
 
 _WHOLE = ("n_components", "minibatch_size", "staleness", "n_starts", "random_state")
 
@@ -196,7 +198,8 @@ class INMFConfig:
             return
         for name in _ONLINE:
             value = getattr(self, name)
-            if value != type(self).__dataclass_fields__[name].default:
+            is_old = name in _AS_BEFORE and value == 1
+            if value != type(self).__dataclass_fields__[name].default and not is_old:
                 raise InputError(
                     f"{name} is {value}, with the batch solver: only the online one, whose steps "
                     f"are mini-batches, has a use for it; leave {name} out or set --solver online"

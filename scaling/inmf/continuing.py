@@ -128,7 +128,9 @@ def continue_fit(
     )
     state = _start(names, known, problem, genes, start, engine)
     # Sums of cells that are not read weigh by their number: those of all new ones stand beside.
-    schedule = replace(plan_schedule(config, arrival.n_cells), rounds=1)
+    schedule = replace(
+        plan_schedule(config, arrival.n_cells, len(arrival.datasets.names)), rounds=1
+    )
     with closing(pack):
         state, history = train(
             pack, scratch, problem, state, schedule, config, engine, epochs, progress

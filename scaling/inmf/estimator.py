@@ -18,7 +18,7 @@ from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import datasets_of, resolve_small
 from tigon.scaling.engine import Cluster, ThreadEngine, threads_of
 from tigon.scaling.inmf.arriving import arrive
-from tigon.scaling.inmf.config import Init, INMFConfig, Solver, schedule_options
+from tigon.scaling.inmf.config import Init, INMFConfig, Solver, usual_staleness
 from tigon.scaling.inmf.continuing import continue_fit
 from tigon.scaling.inmf.factorising import factorise
 from tigon.scaling.inmf.known import Known, own_squares
@@ -69,9 +69,11 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
     minibatches_per_task, staleness
         Mini-batches that make up one step, and how many steps old the metagenes may
         be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
-        By default 1 (of many cells up to 4) and 0 on threads, 4 (up to 8) and 7 on a cluster.
+        By default they are 0 steps old on threads, 7 on a cluster. "auto": 1, of many cells up
+        to 4, and where metagenes may be old 4 to 8.
     n_sweeps
-        HALS sweeps over W and V per step; "auto": 1, and 2 in steps of more than 10,000 cells.
+        HALS sweeps over W and V per step; "auto": 1, and 2 in steps of more than 10,000 cells and
+        500 of a dataset.
     tol, tol_final
         Tolerances of the loadings, while training and as reported.
     tol_objective
@@ -153,7 +155,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         n_epochs: int | Literal["auto"] = "auto",
         polish: int | Literal["auto"] = 0,
         minibatch_size: int = 5000,
-        minibatches_per_task: int | None = None,
+        minibatches_per_task: int | Literal["auto"] = "auto",
         staleness: int | None = None,
         n_sweeps: int | Literal["auto"] = "auto",
         tol: float = 1e-3,
@@ -395,8 +397,9 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
             name: v for name, v in self.get_params(deep=False).items() if name in known
         }
         given = {"solver": self._solver, **given}
-        default = schedule_options(on_cluster=cluster.is_used, solver=given["solver"])
-        given |= {n: value for n, value in default.items() if given.get(n) is None}
+        if given.get("staleness") is None:
+            staleness = usual_staleness(on_cluster=cluster.is_used, solver=given["solver"])
+            given["staleness"] = staleness
         return INMFConfig(**given)
 
     @contextmanager

@@ -32,6 +32,7 @@ from tigon.scaling.inmf.fitting import Fitting
 from tigon.scaling.inmf.history import History
 from tigon.scaling.inmf.outcome import Consensus, Outcome, load_outcome, save_outcome
 from tigon.scaling.inmf.rescaling import factor_sizes
+from tigon.scaling.inmf.schedule import plan_schedule
 from tigon.scaling.inmf.solving import solve_all
 from tigon.scaling.inmf.state import empty_state, init_state, state_bytes
 from tigon.scaling.inmf.training import Steps
@@ -47,8 +48,8 @@ by little. Where they have some, the medians have as many, or the starts would b
 FEWEST_REFINING = 3
 """Passes after the starts at the least: an iteration, F of the medians, and the loadings."""
 
-_BLOCKS_AHEAD = 4
-"""Blocks that starts which take turns may be apart: two are read ahead."""
+_BLOCKS_AHEAD = 3
+"""Blocks that starts which take turns may be apart, besides those of a step: two are read ahead."""
 
 
 def agree(
@@ -111,8 +112,14 @@ def together(fitting: Fitting, spare_bytes: int) -> int:
     each = state_bytes(problem.n_datasets, problem.n_genes, config.n_components)
     # The loadings of the mini-batches under way, and the tables that they are solved against.
     minibatch = min(config.minibatch_size, fitting.pack.n_cells)
-    each += _BLOCKS_AHEAD * 8 * config.n_components * (minibatch + problem.n_genes)
+    each += _blocks_apart(fitting) * 8 * config.n_components * (minibatch + problem.n_genes)
     return int(min(config.n_starts, 1 + spare_bytes // each))
+
+
+def _blocks_apart(fitting: Fitting) -> int:
+    """Blocks that are kept for the starts that have not had them."""
+    config, n_datasets = fitting.config, fitting.problem.n_datasets
+    return _BLOCKS_AHEAD + plan_schedule(config, fitting.pack.n_cells, n_datasets).per_task
 
 
 def several_bytes(n_starts: int, n_datasets: int, n_genes: int, n_components: int) -> int:
@@ -136,7 +143,7 @@ def _take_turns(
 ) -> list[tuple[Metagenes, History]]:
     """Metagenes and history of some starts, a step of each after the other."""
     if len(numbers) > 1:
-        fitting = replace(fitting, pack=SharedReads(fitting.pack, _BLOCKS_AHEAD))
+        fitting = replace(fitting, pack=SharedReads(fitting.pack, _blocks_apart(fitting)))
     found: dict[int, tuple[Metagenes, History]] = {}
 
     def tell_of(number: int) -> Progress:

@@ -194,5 +194,7 @@ def _numbered(
     number = count()
     for minibatch in minibatches:
         taken.append((minibatch.start, minibatch.H))
-        for tile in minibatch.tiles:
-            yield _Numbered(next(number), tile, minibatch.H)
+        H, tiles = minibatch.H, minibatch.tiles[::-1]
+        del minibatch  # it is not held while the next one is read
+        while tiles:
+            yield _Numbered(next(number), tiles.pop(), H)

@@ -92,7 +92,7 @@ progress
         n_epochs: int | Literal["auto"] = "auto",
         polish: int | Literal["auto"] = 0,
         minibatch_size: int = 5000,
-        minibatches_per_task: int | None = None,
+        minibatches_per_task: int | Literal["auto"] = "auto",
         staleness: int | None = None,
         n_sweeps: int | Literal["auto"] = "auto",
         tol: float = 1e-3,

@@ -15,7 +15,7 @@ from tigon.scaling.cells import CellFilter
 from tigon.scaling.config import IntegrateConfig, OpenConfig
 from tigon.scaling.embedding.config import EmbedConfig
 from tigon.scaling.engine import Cluster, threads_of
-from tigon.scaling.inmf.config import INMFConfig, schedule_options
+from tigon.scaling.inmf.config import INMFConfig, usual_staleness
 from tigon.scaling.integrating import integrate_atlas, plan_integration
 from tigon.scaling.memory import use_one_heap
 from tigon.scaling.preparing import PrepareConfig
@@ -97,8 +97,8 @@ def integrate(
         ``minibatch_size``, ``minibatches_per_task``, ``staleness``, ``n_sweeps``, ``tol``,
         ``tol_final``, ``tol_objective``, ``tol_batch``, ``tol_residual``, ``init``, ``n_starts``,
         ``random_state``
-        (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has other defaults for
-        ``minibatches_per_task`` and ``staleness``, the run says which).
+        (see :class:`tigon.OnlineINMF` and :class:`tigon.INMF`; a cluster has another default for
+        ``staleness``, the run says which).
         Alignment: ``align``, "centroid", "quantile" or "none"; for quantiles
         ``n_quantiles`` of the map, ``min_cells`` for a dataset to be
         mapped in a cluster, ``n_sampled`` cells for its quantiles, ``n_voters``
@@ -266,10 +266,9 @@ def cluster_of(options: dict[str, Any]) -> Cluster:
 def _scheduled(options: dict[str, Any]) -> Cluster:
     """The cluster, with the schedule settled for it."""
     cluster = cluster_of(options)
-    schedule = schedule_options(on_cluster=cluster.is_used, solver=options.get("solver", "online"))
-    for name, value in schedule.items():
-        if options.get(name) is None:
-            options[name] = value
+    if options.get("staleness") is None:
+        solver = options.get("solver", "online")
+        options["staleness"] = usual_staleness(on_cluster=cluster.is_used, solver=solver)
     return cluster
 
 

@@ -165,14 +165,14 @@ def integrate(
         ),
     ] = "0",
     minibatch_size: MinibatchSize = 5000,
-    minibatches_per_task: MinibatchesPerTask = None,
+    minibatches_per_task: MinibatchesPerTask = "auto",
     staleness: Staleness = None,
     n_sweeps: Annotated[
         str,
         typer.Option(
             metavar="N|auto",
             help="Updates of the metagenes per step; auto: 1, and 2 in steps of more than 10,000 "
-            "cells.",
+            "cells and 500 of a dataset.",
             rich_help_panel=FACTORS,
         ),
     ] = "auto",
@@ -265,7 +265,7 @@ def integrate(
             n_epochs=number_or(n_epochs, "auto", "--n-epochs"),
             polish=number_or(polish, "auto", "--polish"),
             minibatch_size=minibatch_size,
-            minibatches_per_task=minibatches_per_task,
+            minibatches_per_task=number_or(minibatches_per_task, "auto", "--minibatches-per-task"),
             staleness=staleness,
             n_sweeps=number_or(n_sweeps, "auto", "--n-sweeps"),
             init=init.value,

@@ -216,11 +216,11 @@ DropFactors = Annotated[
     ),
 ]
 MinibatchesPerTask = Annotated[
-    int | None,
+    str,
     typer.Option(
-        min=1,
-        help="Mini-batches of a step: more give a cluster's workers enough to do.",
-        show_default="1 to 4, on a cluster 4 to 8, by the number of cells",
+        metavar="N|auto",
+        help="Mini-batches of a step: more give a cluster's workers enough to do. auto: 1, of many "
+        "cells up to 4, and where metagenes may be old 4 to 8.",
         rich_help_panel=FACTORS,
     ),
 ]
