@@ -120,8 +120,7 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
     per_task = max(1, min(_together(config, n_cells), steps // 10))
-    enough = max(_CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH * n_datasets)
-    n_sweeps = 1 + (per_task * size > enough) if config.n_sweeps == "auto" else config.n_sweeps
+    n_sweeps = _sweeps(config, per_task * size, n_datasets)
     enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
     rounds = max(1, min(n_cells // enough, steps // ROUND_STEPS, MOST_ROUNDS))
     if config.n_epochs == "auto":
@@ -162,6 +161,14 @@ def _together(config: INMFConfig, n_cells: int) -> int:
         return config.minibatches_per_task
     (fewest, most), each = _TOGETHER_WHERE_OLD if config.staleness else _TOGETHER
     return max(fewest, min(most, n_cells // each))
+
+
+def _sweeps(config: INMFConfig, n_cells: int, n_datasets: int) -> int:
+    """HALS sweeps of a step of so many cells."""
+    if config.n_sweeps != "auto":
+        return config.n_sweeps
+    enough = max(_CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH * n_datasets)
+    return 2 if n_cells > enough else 1
 
 
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:

@@ -133,7 +133,8 @@ def train_by_step(
             if at.n_done in firsts:
                 begin_round(state, rounds.at(at.n_done - 1) if at.n_done else None)
             # Metagenes of datasets that come next are tabulated while they are in the cache.
-            following = tasks[at.n_done + 1 :][:1] if _is_here(config, engine) else []
+            n = at.n_done + 1
+            following = tasks[n : n + 1] if _is_here(config, engine) else []
             wanted = [d for task in following for d in _touched(solver, task)]
             tables |= _take_in(found, state, rounds.at(at.n_done), at, schedule, engine, wanted)
             progress(f"epoch {at.epoch + 1}", at.n_cells, pack.n_cells, loss=at.total / at.n_cells)
