@@ -73,6 +73,33 @@ def test_scaling_at_its_smallest(tmp_path: Path, more: list[str]) -> None:
     assert (line["workers_cpu_s"] > 0) == bool(more)
 
 
+def test_ratios_at_their_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    ours = importlib.import_module("bench_scaling_ratios")
+    chosen = Namespace(cells=600, genes=200, donors=10, pairs=2, folder=tmp_path, n_epochs="1")
+    chosen.memory_limit = "1GiB"
+    sizes = {"cells": 600, "genes": 200, "donors": 2}
+    assert ours.run(sizes, chosen).items() >= {"n_cells": 600, "n_donors": 2, "n_epochs": 1}.items()
+    taken: list[dict[str, int]] = []
+
+    def run(sizes: dict[str, int], _: Any) -> dict[str, float]:
+        taken.append(sizes)
+        return {"seconds": len(taken), "peak_bytes": 10 * len(taken)}
+
+    monkeypatch.setattr(ours, "run", run)
+    line = ours.line("cells", chosen)
+    assert [sizes["cells"] for sizes in taken] == [600, 1800, 1800, 600]  # in turns
+    assert line["seconds"] == [[2, 1], [3, 4]]  # larger, smaller
+    assert line["peak_bytes"] == [30, 40]
+    assert (line["ratios"], line["median_ratio"]) == ([2, 0.75], 1.375)
+    assert ours.line("donors", chosen)["larger"]["donors"] == 10
+    monkeypatch.setattr(ours, "two_processes", lambda: 1.5)
+    line = ours.line("workers", chosen)
+    assert [line[which]["workers"] for which in ("larger", "smaller")] == [1, 2]
+    assert line["two_processes"] == [1.5, 1.5]
+    assert ours.steps_a_second(0.0) > 0
+
+
 def test_peers_at_their_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for nmf-torch is measured; one that cannot run does not end the others."""
     peers = tmp_path / "peers"
