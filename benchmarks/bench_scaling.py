@@ -7,13 +7,14 @@
 
 Counts are simulated (simulate.py: 20,000 genes, about 1,500 non-zeros a cell, donors of their
 own depth and programmes, cell types of unequal shares, one of them in one donor only), written
-once as an atlas of Tigon's and used again. What is timed is the first pass with the selection
-of genes, the pack, the epochs and the final pass, which writes the loadings to a file; workers are
-started before, and have loaded the libraries. Processor seconds are told by stage for this process,
-which on a cluster is the driver and the scheduler, and of all stages for the workers. Memory
-is the proportional set size of the process tree, sampled every 50 ms, in a process that has
-done nothing else. All files of the atlas are read once before the clock starts, so that what fits
-in the page cache comes from there.
+once as an atlas of Tigon's, of a source a donor, and used again. What is timed is the first pass
+with the selection of genes (which takes the sums that are stored with the atlas, unless
+``--read-cells`` is given), the pack, the epochs and the final pass, which writes the loadings to a
+file; workers are started before, and have loaded the libraries. Processor seconds are told by
+stage for this process, which on a cluster is the driver and the scheduler, and of all stages for
+the workers. Memory is the proportional set size of the process tree, sampled every 50 ms, in a
+process that has done nothing else. All files of the atlas are read once before the clock starts,
+so that what fits in the page cache comes from there.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import simulate
 from record import machine
 
 import tigon
+from tigon.scaling import first_pass
 from tigon.scaling.budget import bytes_to_spare, parse_bytes
 from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.embedding.config import EmbedConfig
@@ -96,6 +98,9 @@ def options() -> argparse.Namespace:
         "--cluster-schedule", action="store_true", help="that of clusters, also on threads"
     )
     parser.add_argument("--memory-limit", default="1GiB")
+    parser.add_argument(
+        "--read-cells", action="store_true", help="to select genes, though their sums are stored"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -141,6 +146,8 @@ def read_once(place: Path) -> None:
 def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
     """One run, from the atlas to the loadings."""
     use_one_heap()
+    if chosen.read_cells:
+        first_pass.stored_statistics = lambda *_: None
     cluster = Cluster(n_workers=chosen.workers)
     limit = parse_bytes(chosen.memory_limit)
     config = IntegrateConfig(
@@ -188,6 +195,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
             ended, cpu_ended = time.perf_counter(), time.process_time()
             workers_ended = workers_cpu_seconds()
         n_nonzeros = atlas.n_nonzeros
+        is_stored = atlas.sums is not None and not chosen.read_cells
     n_cells, n_datasets = len(prepared.kept_codes), len(prepared.datasets.names)
     schedule = plan_schedule(config.inmf, n_cells, n_datasets)
     return {
@@ -196,6 +204,7 @@ def measure(chosen: argparse.Namespace, place: Path) -> dict[str, Any]:
         "n_genes": atlas.n_genes,
         "n_nonzeros": n_nonzeros,
         "n_donors": chosen.donors,
+        "first_pass": "stored sums" if is_stored else "cells",
         "n_threads": chosen.n_threads,
         "n_workers": chosen.workers,
         "schedule": [schedule.per_task, config.inmf.staleness],

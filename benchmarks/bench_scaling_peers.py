@@ -7,8 +7,9 @@ takes the simulated atlas of bench_scaling.py and runs Tigon and every peer on i
 each in a process of its own, with its own default seed and number of passes, the same
 threads and lambda. Peers get the scaled counts of the genes that Tigon selects, as Tigon sees them:
 dense float32 for nmf-torch, a sparse matrix for each donor for pyliger, in memory before the
-clock starts. Tigon has to read its genes from the atlas: its seconds are those of the pack,
-the epochs and the final pass; those after the pack are told besides, in which it has what peers
+clock starts. Tigon has to read its genes from the atlas, whose files are read once before, so that
+what fits in the page cache comes from there: its seconds are those of the pack, the epochs and
+the final pass; those after the pack are told besides, in which it has what peers
 have from the start. Memory is the largest proportional set size of the process
 tree, for peers while they factorise, for Tigon from the opening of the atlas.
 
@@ -49,6 +50,7 @@ from tigon.scaling.engine import ThreadEngine
 from tigon.scaling.inmf.config import MAX_EPOCHS, INMFConfig
 from tigon.scaling.inmf.solving import solve_all
 from tigon.scaling.inmf.state import Problem
+from tigon.scaling.memory import give_back
 from tigon.scaling.packing import build_pack
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.packs.pack import Pack
@@ -62,7 +64,7 @@ def main() -> None:
     chosen = options()
     # The same cores for all; processes that are started inherit it.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.n_threads])
-    place = chosen.folder / f"{chosen.cells}-{chosen.genes}-{chosen.donors}.zarr"
+    place = place_of(chosen)
     if not place.exists():
         bench_scaling.make_atlas(chosen, place)
     about = {
@@ -99,6 +101,12 @@ def options() -> argparse.Namespace:
     return chosen
 
 
+def place_of(chosen: argparse.Namespace) -> Path:
+    """The atlas."""
+    folder: Path = chosen.folder
+    return folder / f"{chosen.cells}-{chosen.genes}-{chosen.donors}.zarr"
+
+
 def lines(chosen: argparse.Namespace, place: Path) -> Iterator[Line]:
     """Tigon, and every peer beside the Tigon of its round."""
     with (
@@ -110,6 +118,7 @@ def lines(chosen: argparse.Namespace, place: Path) -> Iterator[Line]:
         with closing(pack):
             if chosen.peers:
                 hand_over(pack, problem, folder)
+                give_back()
             for _ in range(chosen.repeats):
                 ours = tigon_line(chosen, chosen.n_epochs)
                 yield ours
@@ -159,6 +168,7 @@ def scaled(pack: Pack, problem: Problem, dataset: int, start: int, stop: int) ->
 
 def tigon_line(chosen: argparse.Namespace, n_epochs: str | int) -> Line:
     """A whole run of bench_scaling.py, of which the factorisation counts."""
+    bench_scaling.read_once(place_of(chosen))  # as there, and as peers have theirs in memory
     command = [sys.executable, HERE / "bench_scaling.py", "--here"]
     for name in ("cells", "genes", "donors", "folder", "n_components", "n_threads", "memory_limit"):
         command += ["--" + name.replace("_", "-"), getattr(chosen, name)]

@@ -55,6 +55,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--n-epochs", default="5")
     parser.add_argument("--memory-limit", default="1GiB")
+    parser.add_argument("--read-cells", action="store_true", help="as for bench_scaling.py")
     parser.add_argument("--folder", type=Path, required=True, help="where atlases are kept")
     return parser.parse_args()
 
@@ -78,6 +79,7 @@ def line(kind: str, chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "scaling ratios",
         "kind": kind,
+        "read_cells": chosen.read_cells,
         "larger": larger,
         "smaller": smaller,
         "seconds": [[one["seconds"], other["seconds"]] for one, other in pairs],
@@ -93,6 +95,7 @@ def run(sizes: dict[str, int], chosen: argparse.Namespace) -> dict[str, Any]:
     """A line of bench_scaling.py."""
     command = [sys.executable, str(HERE / "bench_scaling.py"), "--folder", str(chosen.folder)]
     command += ["--n-epochs", chosen.n_epochs, "--memory-limit", chosen.memory_limit]
+    command += ["--read-cells"] if chosen.read_cells else []
     for name, value in sizes.items():
         command += [f"--{name}", str(value)]
     ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)

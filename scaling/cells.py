@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.scaling.checking import check_number
-from tigon.scaling.gene_kinds import MITOCHONDRIAL
 from tigon.storage.errors import InputError
+from tigon.storage.gene_kinds import MITOCHONDRIAL
 
 if TYPE_CHECKING:
     import pandas as pd

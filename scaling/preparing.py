@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tigon.scaling.cells import CellFilter, chosen_cells
 from tigon.scaling.checking import check_whole
 from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
+from tigon.scaling.first_pass import first_pass
 from tigon.scaling.genes import inverse_rms, listed_genes, select_genes
 from tigon.scaling.inmf.state import Problem
-from tigon.scaling.statistics import Statistics, first_pass
+from tigon.scaling.statistics import Statistics
 from tigon.scaling.unshared import check_split, select_split
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress, silent

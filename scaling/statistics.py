@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 from tigon.kernels.moments import CellSums, GeneSums, cell_sums, gene_sums
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets, distinct_pairs
-from tigon.scaling.gene_kinds import COUNTED, MITOCHONDRIAL, RIBOSOMAL, kinds_of
-from tigon.storage.progress import Progress, silent
-from tigon.storage.views.reopening import reference
+from tigon.storage.gene_kinds import COUNTED, MITOCHONDRIAL, RIBOSOMAL, kinds_of
 
 if TYPE_CHECKING:
-    from tigon.scaling.engine import ThreadEngine
     from tigon.storage import Atlas
     from tigon.storage.block import Block
 
@@ -119,8 +116,8 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockSums:
-    """What a block of cells adds to the statistics.
+class CountedCells:
+    """What the totals of a block of cells add to the statistics.
 
     Attributes
     ----------
@@ -132,10 +129,8 @@ class BlockSums:
         Which of them are kept, bool, shape (n,).
     touched
         Datasets that they are of, int64, shape (t,).
-    inverse_totals, genes
+    inverse_totals
         Sums over the kept ones, by these datasets.
-    largest, integer
-        As in :class:`Statistics`.
     """
 
     start: int
@@ -143,6 +138,20 @@ class BlockSums:
     kept: NDArray[np.bool_]
     touched: NDArray[np.int64]
     inverse_totals: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSums(CountedCells):
+    """What a block of cells adds to the statistics, its counts included.
+
+    Attributes
+    ----------
+    genes
+        Sums over the kept cells, by the datasets that are touched.
+    largest, integer
+        As in :class:`Statistics`.
+    """
+
     genes: GeneSums
     largest: float
     integer: bool
@@ -171,31 +180,40 @@ class BlockCounting:
         """Of the cells and genes of an atlas."""
         return cls(datasets.codes, cell_filter, kinds_of(atlas.var_columns.index))
 
-    def kept(self, block: Block) -> tuple[CellSums, NDArray[np.bool_]]:
-        """Sums of each cell, and which cells are kept, shape (n,)."""
-        cells = cell_sums(block.indptr, block.indices, block.values, self.kinds, COUNTED)
-        codes = self.codes[block.start : block.start + block.n_cells]
-        return cells, (codes >= 0) & self.cell_filter.passes(cells)
+    def cell_sums(self, block: Block) -> CellSums:
+        """Sums of each cell of a block."""
+        return cell_sums(block.indptr, block.indices, block.values, self.kinds, COUNTED)
+
+    def kept(self, start: int, cells: CellSums) -> NDArray[np.bool_]:
+        """Which of the cells from ``start`` on are kept, shape (n,)."""
+        codes = self.codes[start : start + len(cells.totals)]
+        kept: NDArray[np.bool_] = (codes >= 0) & self.cell_filter.passes(cells)
+        return kept
+
+    def count_cells(self, start: int, cells: CellSums) -> CountedCells:
+        """What the totals of the cells of a block add to the statistics."""
+        kept = self.kept(start, cells)
+        codes = self.codes[start : start + len(kept)]
+        touched, local = np.unique(codes[kept], return_inverse=True)
+        weights = _weights(cells)[kept]
+        inverse = np.bincount(local, weights, minlength=len(touched)).astype(float)
+        return CountedCells(start, cells, kept, touched.astype(np.int64), inverse)
 
     def count(self, block: Block) -> BlockSums:
         """What a block adds to the statistics."""
-        cells, kept = self.kept(block)
-        weights = np.divide(1.0, cells.totals, out=np.zeros(len(kept)), where=cells.totals > 0)
+        found = self.count_cells(block.start, self.cell_sums(block))
         codes = self.codes[block.start : block.start + block.n_cells]
-        touched, local = np.unique(codes[kept], return_inverse=True)
-        rows = np.full(len(kept), -1, np.int64)
-        rows[kept] = local
-        shape = (len(touched), block.n_genes)
-        genes = gene_sums(block.indptr, block.indices, block.values, weights, rows, shape)
-        inverse = np.bincount(local, weights[kept], minlength=len(touched))
+        rows = np.full(block.n_cells, -1, np.int64)
+        rows[found.kept] = np.searchsorted(found.touched, codes[found.kept])
+        shape, weights = (len(found.touched), block.n_genes), _weights(found.cells)
         values = block.values
         return BlockSums(
-            block.start,
-            cells,
-            kept,
-            touched.astype(np.int64),
-            inverse.astype(float),
-            genes,
+            found.start,
+            found.cells,
+            found.kept,
+            found.touched,
+            found.inverse_totals,
+            genes=gene_sums(block.indptr, block.indices, values, weights, rows, shape),
             largest=float(values.max(initial=0)),
             integer=values.dtype.kind != "f" or bool((values % 1 == 0).all()),
         )
@@ -205,6 +223,11 @@ class BlockCounting:
         """Datasets that a block has at most."""
         starts = range(0, len(self.codes), BLOCK_CELLS)
         return max(len(np.unique(self.codes[start : start + BLOCK_CELLS])) for start in starts)
+
+
+def _weights(cells: CellSums) -> NDArray[np.float64]:
+    """One over each cell's total, and zero for an empty cell."""
+    return np.divide(1.0, cells.totals, out=np.zeros(len(cells.totals)), where=cells.totals > 0)
 
 
 class Folding:
@@ -220,58 +243,41 @@ class Folding:
         self._total = _empty(n_cells, n_datasets, n_genes)
         self._largest, self._integer = 0.0, True
 
+    def add_cells(self, counted: CountedCells) -> None:
+        """Add what follows from the totals of a block's cells."""
+        total, cells = self._total, counted.cells
+        here = slice(counted.start, counted.start + len(counted.kept))
+        total["totals"][here] = cells.totals
+        total["n_detected"][here] = cells.n_genes
+        shares = cells.of_kinds / np.maximum(cells.totals, 1e-300)[:, None]
+        total["mitochondrial"][here] = shares[:, MITOCHONDRIAL - 1]
+        total["ribosomal"][here] = shares[:, RIBOSOMAL - 1]
+        total["kept"][here] = counted.kept
+        total["inverse_totals"][counted.touched] += counted.inverse_totals
+
     def add(self, sums: BlockSums) -> None:
         """Add a block."""
-        _fold(self._total, sums)
+        self.add_cells(sums)
+        self._total["first"][sums.touched] += sums.genes.first
+        self._total["second"][sums.touched] += sums.genes.second
+        self._total["n_nonzeros"][sums.touched] += sums.genes.n_nonzeros
         self._largest = max(self._largest, sums.largest)
         self._integer = self._integer and sums.integer
+
+    def put_genes(
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        n_nonzeros: NDArray[np.int32],
+        largest: float,
+    ) -> None:
+        """Take sums of all cells over the genes, as in :class:`Statistics`; counts are whole."""
+        self._total |= {"first": first, "second": second, "n_nonzeros": n_nonzeros}
+        self._largest = largest
 
     def statistics(self) -> Statistics:
         """What was found."""
         return Statistics(**self._total, largest=self._largest, integer=self._integer)
-
-
-def first_pass(
-    atlas: Atlas,
-    datasets: Datasets,
-    cell_filter: CellFilter,
-    engine: ThreadEngine,
-    progress: Progress = silent,
-) -> Statistics:
-    """Read every cell once.
-
-    Parameters
-    ----------
-    atlas
-        The counts.
-    datasets
-        Dataset of each cell; cells of code -1 are read for their totals only.
-    cell_filter
-        Which cells to keep.
-    engine, progress
-        Where it runs and who is told.
-
-    Returns
-    -------
-    Statistics
-
-    Notes
-    -----
-    One pass. Holds n_datasets * n_genes * 20 bytes, 29 bytes a cell, and the
-    blocks in flight.
-    """
-    counting = BlockCounting.of(atlas, datasets, cell_filter)
-    shared, (n_cells, n_genes) = reference(atlas), atlas.shape
-
-    def sums_of(start: int) -> BlockSums:
-        return counting.count(shared.get().read(start, min(start + BLOCK_CELLS, n_cells)))
-
-    total = Folding(n_cells, len(datasets.names), n_genes)
-    together = blocks_together(moments_bytes(counting.most_datasets, n_genes))
-    for sums in engine.ordered_map(sums_of, range(0, n_cells, BLOCK_CELLS), together=together):
-        total.add(sums)
-        progress("reading cells", sums.start + len(sums.kept), n_cells)
-    return total.statistics()
 
 
 def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any]]:
@@ -286,17 +292,3 @@ def _empty(n_cells: int, n_datasets: int, n_genes: int) -> dict[str, NDArray[Any
         "second": np.zeros((n_datasets, n_genes)),
         "n_nonzeros": np.zeros((n_datasets, n_genes), np.int32),
     }
-
-
-def _fold(total: dict[str, NDArray[Any]], sums: BlockSums) -> None:
-    cells = slice(sums.start, sums.start + len(sums.kept))
-    total["totals"][cells] = sums.cells.totals
-    total["n_detected"][cells] = sums.cells.n_genes
-    shares = sums.cells.of_kinds / np.maximum(sums.cells.totals, 1e-300)[:, None]
-    total["mitochondrial"][cells] = shares[:, MITOCHONDRIAL - 1]
-    total["ribosomal"][cells] = shares[:, RIBOSOMAL - 1]
-    total["kept"][cells] = sums.kept
-    total["inverse_totals"][sums.touched] += sums.inverse_totals
-    total["first"][sums.touched] += sums.genes.first
-    total["second"][sums.touched] += sums.genes.second
-    total["n_nonzeros"][sums.touched] += sums.genes.n_nonzeros

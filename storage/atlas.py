@@ -21,13 +21,14 @@ from tigon.storage.part import Part, most_entries_of_parts, read_of_parts
 from tigon.storage.progress import Progress, silent
 from tigon.storage.recycling import Empty
 from tigon.storage.sources.matrices.matrix import SparseRows, joined
-from tigon.storage.sources.source import Labels
+from tigon.storage.sources.source import Labels, Source
 
 if TYPE_CHECKING:
     import dask.array
     import pandas as pd
     from anndata import AnnData
 
+    from tigon.storage.known_sums import KnownSums
     from tigon.storage.minibatches.minibatches import MiniBatches
     from tigon.storage.views.columns import Columns
 
@@ -122,9 +123,14 @@ class Atlas:
     @property
     def n_nonzeros(self) -> int | None:
         """Number of counts above zero; None where it takes a pass to know."""
-        if len(self._parts) > 1 or self._parts[0].kind.gene_map is not None:
-            return None
-        return self._parts[0].source.n_nonzeros
+        whole = self._whole
+        return None if whole is None else whole.n_nonzeros
+
+    @property
+    def sums(self) -> KnownSums | None:
+        """Sums over cells and genes that were stored with them; None where they were not."""
+        whole = self._whole
+        return None if whole is None else whole.sums
 
     @property
     def digest(self) -> str | None:
@@ -365,6 +371,13 @@ class Atlas:
             f"Atlas {self.path or 'of ' + ', '.join(self.source_names)}: {self.n_cells:,} cells x "
             f"{self.n_genes:,} genes, {len(self.source_names)} sources"
         )
+
+    @property
+    def _whole(self) -> Source | None:
+        """The source that this is as it stands; None for several, or for some of its genes."""
+        if len(self._parts) > 1 or self._parts[0].kind.gene_map is not None:
+            return None
+        return self._parts[0].source
 
     def _no_rows(self) -> SparseRows:
         return SparseRows(

@@ -15,6 +15,7 @@ from tigon.storage.atlas import Atlas
 from tigon.storage.counts import index_dtype
 from tigon.storage.digest import ContentDigest
 from tigon.storage.encoding import CSR
+from tigon.storage.gene_kinds import checksum_of, kinds_of
 from tigon.storage.layout import Profile
 from tigon.storage.sharded import ShardedArray
 from tigon.storage.sources.matrices.offsets import OffsetsBuilder
@@ -64,12 +65,16 @@ class CountWriter:
         self._totals = ShardedArray(
             X, layout.TOTALS, np.dtype(np.float64), _BY_CELL, profile.values, pool, lost=-1
         )
+        self._of_kinds = [
+            ShardedArray(X, name, np.dtype(np.float64), _BY_CELL, profile.values, pool, lost=-1)
+            for name in layout.KIND_SUMS.values()
+        ]
         self._offsets = OffsetsBuilder()
         self._digest = ContentDigest(atlas.n_genes)
         shape = (len(atlas.source_names), atlas.n_genes)
         self._sums = GeneSumsWriter(X.create_group(layout.GENE_SUMS), atlas.source_codes, shape)
         self._tile: TileSums | None = None
-        self._n_nonzeros = 0
+        self._n_nonzeros, self._largest = 0, 0.0
 
     def add(self, piece: Piece) -> None:
         """Take the next cells."""
@@ -87,13 +92,16 @@ class CountWriter:
         self._indices.append(rows.indices)
         self._indptr.append(rows.indptr[1:] + self._n_nonzeros)
         self._totals.append(cells.totals)
+        for array, sums_of_kind in zip(self._of_kinds, cells.of_kinds.T, strict=True):
+            array.append(sums_of_kind)
+        self._largest = max(self._largest, float(rows.values.max(initial=0)))
         self._offsets.add(np.diff(rows.indptr))
         self._digest.add(rows)
         self._n_nonzeros += len(rows.values)
 
     def finish(self) -> str:
         """Write what is left; returns the digest."""
-        for array in (self._values, self._indices, self._indptr, self._totals):
+        for array in (self._values, self._indices, self._indptr, self._totals, *self._of_kinds):
             array.finish()
         if self._tile is not None:
             self._sums.add(self._tile)
@@ -109,6 +117,8 @@ class CountWriter:
             "largest_row": offsets.largest_row,
             "profile": self._profile.name,
             "digest": digest,
+            "largest": self._largest,
+            "kinds": checksum_of(kinds_of(atlas.var.index)),
         }
         self._X.attrs.update({**CSR, "shape": list(atlas.shape), layout.MARK: mark})
         return digest

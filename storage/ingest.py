@@ -24,6 +24,7 @@ from tigon.storage.atlas import Atlas
 from tigon.storage.count_writer import CountWriter, Piece
 from tigon.storage.encoding import ANNDATA, DICT, key, quiet_codecs, quiet_writers
 from tigon.storage.errors import InputError
+from tigon.storage.gene_kinds import kinds_of
 from tigon.storage.ingest_plan import IngestPlan, plan_ingest
 from tigon.storage.layout import Profile
 from tigon.storage.objects import BUCKETS, is_bucket
@@ -32,7 +33,7 @@ from tigon.storage.ordered import ordered
 from tigon.storage.progress import Progress, silent
 from tigon.storage.publish import published
 from tigon.storage.sources.matrices.matrix import SparseRows
-from tigon.storage.sums import Cells, cell_totals, sum_tiles
+from tigon.storage.sums import Cells, cell_totals, kind_sums, sum_tiles
 from tigon.storage.tables import storable
 from tigon.storage.uploading import uploaded
 
@@ -204,10 +205,12 @@ def _check_digest(atlas: Atlas, found: str, expected: str | None) -> None:
 
 
 def _pieces(atlas: Atlas, plan: IngestPlan, pool: Executor) -> Iterator[Piece]:
+    kinds = kinds_of(atlas.var.index)
+
     def read(start: int) -> Piece:
         stop = min(start + plan.block_cells, atlas.n_cells)
         reads = [
-            _read(atlas, first, min(first + plan.read_cells, stop))
+            _read(atlas, kinds, first, min(first + plan.read_cells, stop))
             for first in range(start, stop, plan.read_cells)
         ]
         whole = plan.block_cells % sums.TILE_CELLS == 0
@@ -216,10 +219,11 @@ def _pieces(atlas: Atlas, plan: IngestPlan, pool: Executor) -> Iterator[Piece]:
     return ordered(pool, read, range(0, atlas.n_cells, plan.block_cells), plan.window)
 
 
-def _read(atlas: Atlas, start: int, stop: int) -> Cells:
+def _read(atlas: Atlas, kinds: NDArray[np.uint8], start: int, stop: int) -> Cells:
     block = atlas.read(start, stop)
     rows = SparseRows(block.indptr, block.indices, _narrow(block.values))
-    return Cells(rows, atlas.source_codes[start:stop], cell_totals(rows))
+    codes = atlas.source_codes[start:stop]
+    return Cells(rows, codes, cell_totals(rows), kind_sums(rows, kinds))
 
 
 def _narrow(values: NDArray[Any]) -> NDArray[Any]:

@@ -10,6 +10,9 @@ writes a changed copy, which is then read like any other file.
                             counts (from format 2)
 ``X/tigon_genes``           per-gene sums (from format 2), see
                             ``tigon.storage.sums``
+``X/tigon_mitochondrial``,  sums of the counts of each cell in these kinds of genes
+``X/tigon_ribosomal``       (:mod:`tigon.storage.gene_kinds`), float64; not in all
+                            atlases of format 2
 ``uns/tigon``               format version, source names, and the dataset-by-gene
                             mask ``measured``, where anndata.read_zarr shows them
 ==========================  =====================================================
@@ -25,15 +28,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tigon.storage.gene_kinds import MITOCHONDRIAL, RIBOSOMAL
+
 FORMAT_VERSION = 2
 """1 had neither profiles nor totals, sums of genes and a digest; it is still read."""
 
 MARK = "tigon"
-"""Attribute of X: {"format_version": int, "largest_row": int, "profile": str, "digest": str}."""
+"""Attribute of X: {"format_version": int, "largest_row": int, "profile": str, "digest": str}.
+
+Where there are sums over kinds of genes, also {"largest": float, "kinds": int}: the largest count,
+and a checksum of which gene is of which kind.
+"""
 
 OFFSETS = "tigon_offsets"
 TOTALS = "tigon_totals"
 GENE_SUMS = "tigon_genes"
+KIND_SUMS = {MITOCHONDRIAL: "tigon_mitochondrial", RIBOSOMAL: "tigon_ribosomal"}
 
 UNS = "tigon"
 """Key in uns."""

@@ -15,17 +15,21 @@ and tiles are added up in order, in float64.
 ===============  ===================  ==========================================
 
 A run is the cells of one source among 16,384 cells of the atlas.
+
+With the total of each cell are stored its counts in mitochondrial and in ribosomal genes, so
+that :mod:`tigon.storage.known_sums` gives all that the first pass finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tigon.storage.gene_kinds import COUNTED
 from tigon.storage.sources.matrices.matrix import SparseRows
 
 if TYPE_CHECKING:
@@ -54,12 +58,36 @@ def cell_totals(rows: SparseRows) -> NDArray[np.float64]:
     return totals
 
 
+def kind_sums(rows: SparseRows, kinds: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Sums of each row's values over the genes of each kind, added one after another.
+
+    Parameters
+    ----------
+    rows
+        Some rows.
+    kinds
+        Kind of each gene, uint8, shape (n_genes,). Kinds 1 to ``COUNTED`` are summed.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_rows, COUNTED)
+    """
+    n_rows = len(rows.indptr) - 1
+    is_counted = (kinds > 0) & (kinds <= COUNTED)
+    entries = np.flatnonzero(is_counted[rows.indices])  # a bool each: the quickest to look through
+    of_rows = np.searchsorted(rows.indptr, entries, side="right") - 1
+    places = of_rows * COUNTED + kinds[rows.indices[entries]] - 1
+    found = np.bincount(places, rows.values[entries], minlength=n_rows * COUNTED)
+    return found.astype(np.float64).reshape(n_rows, COUNTED)
+
+
 class Cells(NamedTuple):
-    """Some cells: their clean counts, their sources and their totals."""
+    """Some cells: their clean counts, their sources, their totals, and those of kinds of genes."""
 
     rows: SparseRows
     codes: NDArray[np.int32]
     totals: NDArray[np.float64]
+    of_kinds: NDArray[np.float64]
 
 
 class TileSums:
@@ -99,7 +127,7 @@ def _added(before: Sequence[NDArray[np.float64]], cells: Cells) -> list[NDArray[
     SciPy multiplies sparse columns by ones in that order and lets other threads work
     meanwhile, as ``numpy.add.at`` does not; the sums so far are the first column.
     """
-    rows, _, totals = cells
+    rows, totals = cells.rows, cells.totals
     n_genes, n_cells = len(before[0]), len(totals)
     genes = np.concatenate([np.arange(n_genes, dtype=np.int32), rows.indices], dtype=np.int32)
     indptr = np.concatenate([[0], rows.indptr + n_genes], dtype=np.int32)
@@ -114,7 +142,7 @@ def _added(before: Sequence[NDArray[np.float64]], cells: Cells) -> list[NDArray[
 
 def _entries(cells: Cells, out: NDArray[np.float64]) -> Iterator[None]:
     """Put counts, x, x^2 and ones into ``out``, one after the other."""
-    rows, _, totals = cells
+    rows, totals = cells.rows, cells.totals
     weights = np.divide(1.0, totals, out=np.zeros(len(totals)), where=totals > 0)
     out[:] = rows.values
     yield
@@ -128,24 +156,25 @@ def _entries(cells: Cells, out: NDArray[np.float64]) -> Iterator[None]:
 
 def _of_source(cells: Cells, source: int) -> Cells:
     """The cells of one source."""
-    rows, codes, totals = cells
+    rows, codes, totals, of_kinds = cells
     chosen, lengths = codes == source, np.diff(rows.indptr)
     entries = np.repeat(chosen, lengths)
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[chosen])])
     piece = SparseRows(indptr, rows.indices[entries], rows.values[entries])
-    return Cells(piece, codes[chosen], totals[chosen])
+    return Cells(piece, codes[chosen], totals[chosen], of_kinds[chosen])
 
 
 def tiles_of(start: int, cells: Cells) -> Iterator[tuple[int, Cells]]:
     """Cells from ``start`` on, cut where tiles end, without copying entries."""
-    rows, codes, totals = cells
+    rows, codes, totals, of_kinds = cells
     first = 0
     while first < len(totals):
         last = min(len(totals), first + TILE_CELLS - (start + first) % TILE_CELLS)
         indptr = rows.indptr[first : last + 1]
         entries = slice(int(indptr[0]), int(indptr[-1]))
         piece = SparseRows(indptr - indptr[0], rows.indices[entries], rows.values[entries])
-        yield start + first, Cells(piece, codes[first:last], totals[first:last])
+        here = slice(first, last)
+        yield start + first, Cells(piece, codes[here], totals[here], of_kinds[here])
         first = last
 
 
@@ -231,8 +260,12 @@ class GeneSumsWriter:
     def finish(self) -> None:
         """Store the sums."""
         self._end_run()
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
+        # A file that is lost reads as what no sum is.
+        how: dict[str, Any] = {"compressors": [ZstdCodec(), Crc32cCodec()], "fill_value": -1}
         for name in ("first", "second", "cells"):
-            self._group.create_array(name, data=getattr(self, f"_{name}"))
+            self._group.create_array(name, data=getattr(self, f"_{name}"), **how)
 
     def _end_run(self) -> None:
         for source, counts in self._open.items():

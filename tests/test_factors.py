@@ -26,8 +26,8 @@ from tigon.scaling.factors import summing
 from tigon.scaling.factors.genes import gene_scores, top_genes
 from tigon.scaling.factors.judging import reasons
 from tigon.scaling.factors.moments import Moments
-from tigon.scaling.gene_kinds import MITOCHONDRIAL, NO_KIND, RIBOSOMAL, STRESS, kinds_of
 from tigon.storage.errors import InputError
+from tigon.storage.gene_kinds import MITOCHONDRIAL, NO_KIND, RIBOSOMAL, STRESS, kinds_of
 from tigon.storage.rows import ArrayRows
 from tigon.storage.runs.run import Run
 from tigon.storage.runs.write import write_run

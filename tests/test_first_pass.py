@@ -12,9 +12,10 @@ import tigon
 from tigon.scaling.cells import CellFilter, select_cells
 from tigon.scaling.datasets import MERGED_NAME, datasets_of, resolve_small
 from tigon.scaling.engine import ThreadEngine
+from tigon.scaling.first_pass import first_pass
 from tigon.scaling.genes import excess_variance, inverse_rms, listed_genes, select_genes
 from tigon.scaling.preparing import PrepareConfig, prepare
-from tigon.scaling.statistics import Statistics, first_pass
+from tigon.scaling.statistics import Statistics
 from tigon.storage.errors import InputError
 
 

@@ -129,7 +129,9 @@ def test_a_large_count_late_widens_the_counts(
         "indices",
         "indptr",
         "tigon_genes",
+        "tigon_mitochondrial",
         "tigon_offsets",
+        "tigon_ribosomal",
         "tigon_totals",
         "zarr.json",
     ]

@@ -22,7 +22,7 @@ from scipy import sparse
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
 from tigon.scaling.engine import ThreadEngine
-from tigon.scaling.statistics import first_pass
+from tigon.scaling.first_pass import first_pass
 from tigon.storage import Atlas, layout, open_atlas, sums, write_atlas
 from tigon.storage.errors import InputError, MemoryLimitError
 from tigon.storage.sharded import ShardedArray
@@ -166,8 +166,10 @@ def test_sums_are_those_of_the_first_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_cells: int
 ) -> None:
     monkeypatch.setattr(sums, "TILE_CELLS", 16)
-    monkeypatch.setattr("tigon.scaling.statistics.BLOCK_CELLS", 16)
+    for module in ("statistics", "first_pass"):
+        monkeypatch.setattr(f"tigon.scaling.{module}.BLOCK_CELLS", 16)
     monkeypatch.setattr(sums, "RUN_CELLS", 48)
+    monkeypatch.setattr("tigon.scaling.first_pass.stored_statistics", lambda *_: None)
     monkeypatch.setattr("tigon.storage.ingest_plan.block_cells", lambda *_: block_cells)
     atlas = write_atlas(of_three_sources(tmp_path), tmp_path / "a.zarr")
     datasets = of_sources(atlas)

@@ -6,7 +6,7 @@ A factor is suspected where, within cells of one cluster and dataset,
 - its share rises with the share of mitochondrial or of ribosomal counts,
 
 the correlation being 0.5 or more, or where half of its ten top genes or more are of one of
-the kinds of :mod:`tigon.scaling.gene_kinds`. Over all cells a factor of a cell type that
+the kinds of :mod:`tigon.storage.gene_kinds`. Over all cells a factor of a cell type that
 happens to be large correlates with depth too: monocytes among lymphocytes at 0.5. Within
 clusters no such factor reaches 0.45 in four sets of real data and three seeds each, and
 factors of ribosomal proteins are at 0.65 and more (benchmarks/results/factors.jsonl).
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.scaling.gene_kinds import NAMES
+from tigon.storage.gene_kinds import NAMES
 
 MIN_CORRELATION = 0.5
 """Correlation within clusters and datasets from which on a factor is suspected."""

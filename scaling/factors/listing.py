@@ -20,10 +20,10 @@ from tigon.scaling import recalling
 from tigon.scaling.factors.genes import gene_scores, top_genes
 from tigon.scaling.factors.judging import MIN_CELLS, N_GENES, reasons
 from tigon.scaling.factors.summing import Cells, FactorSums, sum_factors
-from tigon.scaling.gene_kinds import kinds_of
 from tigon.scaling.inmf.rescaling import factor_sizes
 from tigon.scaling.transferring import factor_scale
 from tigon.storage.errors import InputError
+from tigon.storage.gene_kinds import kinds_of
 from tigon.storage.progress import Progress, silent
 from tigon.storage.rows import ArrayRows, RowReader
 from tigon.storage.runs.columns import categories_of, numbers_of

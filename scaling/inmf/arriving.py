@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from tigon.scaling.cells import chosen_cells
 from tigon.scaling.datasets import Datasets, datasets_of, resolve_small
+from tigon.scaling.first_pass import first_pass
 from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.known import Known
 from tigon.scaling.preparing import PrepareConfig
-from tigon.scaling.statistics import Statistics, first_pass
+from tigon.scaling.statistics import Statistics
 from tigon.storage.errors import InputError
 from tigon.storage.join import unique_names
 from tigon.storage.progress import Progress, silent

@@ -23,6 +23,7 @@ from tigon.kernels.moments import cell_sums
 from tigon.kernels.tile import TileStatistics
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets
+from tigon.scaling.first_pass import first_pass
 from tigon.scaling.genes import inverse_rms
 from tigon.scaling.inmf.arriving import gene_positions
 from tigon.scaling.inmf.known import Known
@@ -30,7 +31,7 @@ from tigon.scaling.inmf.solving import Solution, explained
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.selecting import GeneSelection, select
-from tigon.scaling.statistics import BLOCK_CELLS, first_pass
+from tigon.scaling.statistics import BLOCK_CELLS
 from tigon.storage.progress import Progress, silent
 from tigon.storage.scattering import WriteRows
 from tigon.storage.views.reopening import AtlasReference, reference

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from tigon.storage.errors import InputError
 from tigon.storage.sources.matrices.matrix import Matrix
+
+if TYPE_CHECKING:
+    from tigon.storage.known_sums import KnownSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,8 @@ class Source:
         What to try when the matrix does not hold counts.
     n_nonzeros
         Entries of the matrix where its counts are known to be clean: Tigon's own atlas.
+    sums
+        Sums over its cells and genes, where they are stored.
     selection
         Which matrix of ``where`` it is; None where ``where`` is no file or URL.
     close
@@ -106,6 +112,7 @@ class Source:
     columns: NDArray[np.int64] | None = None
     hint: str = ""
     n_nonzeros: int | None = None
+    sums: KnownSums | None = None
     selection: str | None = None
     close: Callable[[], None] = field(default=_nothing)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tigon.storage import layout as names
 from tigon.storage.errors import InputError
+from tigon.storage.known_sums import known_sums
 from tigon.storage.sources.anndata_layout import Layout, check_is_anndata, read_table
 from tigon.storage.sources.matrices.csr import CsrMatrix
 from tigon.storage.sources.matrices.matrix import reading
@@ -40,6 +41,7 @@ def open_tigon_atlas(layout: Layout) -> Source:
     with reading(where, 0, 0):
         matrix = _matrix(layout, X, mark["largest_row"])
         labels = _labels(root, where)
+        sums = known_sums(X, matrix, layout.lock, layout.open_array)
     if labels.measured.shape != (len(labels.names), matrix.shape[1]):
         raise InputError(
             f"{where}: uns/{names.UNS}/{names.MEASURED} has shape {labels.measured.shape}, and X "
@@ -53,6 +55,7 @@ def open_tigon_atlas(layout: Layout) -> Source:
         load_var=lambda: read_table(layout, "var"),
         labels=labels,
         n_nonzeros=matrix.offsets.n_entries,
+        sums=sums,
         close=layout.close,
     )
 

@@ -70,7 +70,8 @@ class ChosenRows:
     def read(self, start: int, stop: int) -> Cells:
         """Kept ones among cells ``start`` to ``stop`` of the atlas."""
         block = self.atlas.get().read(start, stop)
-        cells, kept = self.counting.kept(block)
+        cells = self.counting.cell_sums(block)
+        kept = self.counting.kept(start, cells)
         return cells_of_block(block, self.selection, cells.totals, kept)
 
 
@@ -128,7 +129,7 @@ def first_sums(
 
     Notes
     -----
-    One pass. The statistics are those of :func:`tigon.scaling.statistics.first_pass`.
+    One pass. The statistics are those of :func:`tigon.scaling.first_pass.first_pass`.
     """
     n_cells, n_genes = len(rows.counting.codes), len(rows.selection.selected)
     statistics = Folding(n_cells, len(datasets.names), n_genes)

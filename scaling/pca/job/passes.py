@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.sketches import GeneProducts
+from tigon.scaling.first_pass import first_pass, stored_statistics
 from tigon.scaling.job import Job
 from tigon.scaling.kept import prepared_arrays, prepared_of
 from tigon.scaling.pca.job.begin import Beginning
@@ -23,7 +24,7 @@ from tigon.scaling.pca.rows import AtlasRows
 from tigon.scaling.pca.sources import bytes_of
 from tigon.scaling.preparing import Prepared
 from tigon.scaling.selecting import GeneSelection
-from tigon.scaling.statistics import BlockCounting, first_pass
+from tigon.scaling.statistics import BlockCounting, Statistics
 from tigon.storage.errors import InputError
 from tigon.storage.progress import Progress
 from tigon.storage.views.reopening import reference
@@ -119,23 +120,31 @@ class JobPasses(Passes):
 
     def _begin(self, what: Summing | None, **figures: float) -> GeneProducts | None:
         """The first pass; sums over the selected genes, where some ride on it."""
-        self._count()
+        stored = None if what is not None else self._stored()
+        if stored is None:
+            self._count()
         kept = self._job.load(PREPARED)
         found = None if what is None or kept is None else self._kept(what, 1)
         if kept is not None and (what is None or found is not None):
             prepared = prepared_of(kept)
         else:
-            prepared, found = self._read(what, figures)
+            prepared, found = self._read(what, figures, stored)
             if what is not None and found is not None:
                 self._keep(what, found)
             self._job.save(PREPARED, **prepared_arrays(prepared))
         self._settle(prepared)
         return None if found is None else _of_genes(found, self._genes, prepared.genes)
 
+    def _stored(self) -> Statistics | None:
+        """Statistics that the atlas brings with it: no pass is made for them."""
+        return stored_statistics(self._atlas, self._beginning.datasets, self._counting)
+
     def _read(
-        self, what: Summing | None, figures: dict[str, float]
+        self, what: Summing | None, figures: dict[str, float], stored: Statistics | None
     ) -> tuple[Prepared, GeneProducts | None]:
         datasets = self._beginning.datasets
+        if stored is not None:
+            return self._beginning.settle(stored), None
         if what is None:
             cell_filter = self._counting.cell_filter
             counted = first_pass(self._atlas, datasets, cell_filter, self.engine, self.progress)

@@ -107,6 +107,11 @@ class CsrMatrix:
     def most_entries(self, n_rows: int) -> int:
         return self.offsets.most_entries(n_rows)
 
+    def row_lengths(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Entries of the rows ``start`` to ``stop``, shape (stop - start,)."""
+        with reading(self.where, start, stop), self.lock:
+            return np.diff(self._starts.of(start, stop))
+
 
 def open_csr(
     where: str,

@@ -12,6 +12,7 @@ immediate early genes and heat shock proteins that dissociation turns on.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,6 +44,11 @@ def kinds_of(gene_names: Iterable[str]) -> NDArray[np.uint8]:
     Mitochondrial genes are those named ``MT-`` or ``mt-``.
     """
     return np.fromiter((_kind(str(name).upper()) for name in gene_names), np.uint8)
+
+
+def checksum_of(kinds: NDArray[np.uint8]) -> int:
+    """Of which gene is of which kind, as far as its counts are summed."""
+    return zlib.crc32(np.where(kinds <= COUNTED, kinds, 0).astype(np.uint8).tobytes())
 
 
 def _kind(name: str) -> int:
