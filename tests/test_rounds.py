@@ -61,7 +61,11 @@ def fit(
         (79_999, 1, 5, 1),
         (80_000, 1, 5, 2),
         (200_000, 8, "auto", 5),
-        (200_000, 8, 1, 1),
+        (79_999, 1, 1, 1),
+        (80_000, 1, 1, 2),
+        (200_000, 8, 1, 3),
+        (1_000_000, 8, 1, 11),
+        (1_000_000, 300, 1, 1),
         (1_000_000, 8, 5, 10),
         (1_000_000, 300, 5, 1),
         (100_000_000, 300, 5, 10),
@@ -79,6 +83,13 @@ def test_the_last_epoch_has_one_round() -> None:
     assert schedule.first_tasks(61, last=False) == [0, 15, 30, 45]
     assert schedule.first_tasks(61, last=True) == [0]
     assert schedule.first_tasks(3, last=False) == [0, 1, 2]  # never a round of no task
+
+
+def test_of_a_single_epoch_the_last_half_is_a_round() -> None:
+    single = replace(schedule_of(rounds=5)[0], max_epochs=1)
+    assert single.first_tasks(61, last=False) == [0, 7, 15, 22, 30]
+    assert single.first_tasks(6, last=False) == [0, 1, 2, 3]
+    assert replace(single, rounds=1).first_tasks(61, last=False) == [0]
 
 
 def test_rounds_share_the_cells_of_an_epoch(packed: tuple[Pack, Problem]) -> None:
@@ -143,6 +154,22 @@ def test_the_objective_falls_sooner(packed: tuple[Pack, Problem], tmp_path: Path
             solved = solve_all(pack, problem, *metagenes, 1e-5, engine, lambda *_: None)
         F[rounds] = solved.objective
     assert F[3] < F[1]
+
+
+def test_the_objective_of_a_single_epoch_is_lower(
+    packed: tuple[Pack, Problem], tmp_path: Path
+) -> None:
+    pack, problem = packed
+    F = {}
+    for rounds in (1, 4):
+        state, history = fit(packed, tmp_path / str(rounds), rounds, n_epochs=1)
+        assert history.n_epochs == 1
+        assert history.n_seen[-1] == N
+        with ThreadEngine(2) as engine:
+            metagenes = state.W, state.V
+            solved = solve_all(pack, problem, *metagenes, 1e-5, engine, lambda *_: None)
+        F[rounds] = solved.objective
+    assert F[4] < F[1]
 
 
 def test_epochs_are_as_many_as_the_objective_asks_for_and_one_more(

@@ -7,7 +7,7 @@ Of many cells some thousands tell the metagenes about as well as all do. An epoc
 several rounds, in each of which the sums of the round before are handed over: loadings that
 were solved against metagenes long past are forgotten sooner, and F falls in two or three epochs
 as far as it does in eight (``benchmarks/bench_schedule.py rounds``). The last epoch is one
-round, so that all cells weigh alike in the end.
+round, so that all cells weigh alike in the end; of a single epoch it is the last half.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Schedule:
     per_task
         Mini-batches per task, at most a tenth of them.
     rounds
-        Rounds of each epoch but the last.
+        Rounds of each epoch but the last; of a single epoch, the last half of which is one.
     n_sweeps
         HALS sweeps of a step.
     """
@@ -78,8 +78,15 @@ class Schedule:
 
     def first_tasks(self, n_tasks: int, *, last: bool) -> list[int]:
         """The first task of each round of an epoch of so many tasks."""
-        n_rounds = 1 if last else min(self.rounds, n_tasks)
-        return [i * n_tasks // n_rounds for i in range(n_rounds)]
+        if self.is_single and self.rounds > 1:
+            half = n_tasks // 2
+            return [*_firsts(half, self.rounds - 1), half]
+        return _firsts(n_tasks, 1 if last else self.rounds)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the first epoch is the last."""
+        return self.max_epochs == 1
 
     def tasks(self, epoch: int, seed: np.random.SeedSequence) -> list[list[Stretch]]:
         """Stretches of the pack by task, in order; together all cells."""
@@ -106,6 +113,12 @@ class Schedule:
         return list(pairwise(edges))
 
 
+def _firsts(n_tasks: int, n_rounds: int) -> list[int]:
+    """The first task of each of so many rounds, or of as many as there are tasks."""
+    n_rounds = min(n_rounds, n_tasks)
+    return [i * n_tasks // n_rounds for i in range(n_rounds)]
+
+
 def step_cells(config: INMFConfig, n_cells: int) -> int:
     """Cells of a step at most, where there are ``n_cells`` or fewer."""
     return min(n_cells, config.minibatch_size * _together(config, n_cells))
@@ -121,15 +134,22 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     steps = -(-n_cells // size)
     per_task = max(1, min(_together(config, n_cells), steps // 10))
     n_sweeps = _sweeps(config, per_task * size, n_datasets)
-    enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
-    rounds = max(1, min(n_cells // enough, steps // ROUND_STEPS, MOST_ROUNDS))
     if config.n_epochs == "auto":
         fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
         epochs = fewest, max(fewest, MAX_EPOCHS)
     else:
         epochs = config.n_epochs, config.n_epochs
-        rounds = rounds if config.n_epochs > 1 else 1
+    if epochs[1] > 1:
+        rounds = max(1, _rounds(n_cells, steps, n_datasets))
+    else:
+        rounds = 1 + _rounds(n_cells // 2, steps // 2, n_datasets)
     return Schedule(n_cells, steps, *epochs, per_task, rounds, n_sweeps)
+
+
+def _rounds(n_cells: int, n_minibatches: int, n_datasets: int) -> int:
+    """Rounds that so many cells can have; 0 where there are too few for one."""
+    enough = max(ROUND_CELLS, ROUND_CELLS_EACH * n_datasets)
+    return min(n_cells // enough, n_minibatches // ROUND_STEPS, MOST_ROUNDS)
 
 
 def common_passes(problem: Problem, n_components: int, most: int, wanted: int = 1) -> int:

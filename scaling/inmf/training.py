@@ -152,7 +152,7 @@ def train_by_step(
 def _after(at: Position, schedule: Schedule, config: INMFConfig) -> Position:
     """Where the fit is when an epoch has ended: one of a single round comes last."""
     settled = at.before - at.total < config.tol_objective * abs(at.total)
-    done, ahead = at.epoch + 1, schedule.rounds > 1
+    done, ahead = at.epoch + 1, schedule.rounds > 1 and not schedule.is_single
     enough = schedule.is_enough(done + ahead, settled=settled)
     return Position(
         done,
