@@ -26,7 +26,7 @@ _MOST_THREADS = 8
 _SUM_BYTES = 12
 """Beside each count while it is summed: its gene as int32 and a float64 number."""
 
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 26 << 20
 """Chunks of all arrays that wait, raw and compressed."""
 
 _TABLE_BYTES = 64 << 20
