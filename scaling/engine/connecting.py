@@ -21,6 +21,8 @@ CONNECT_S = 30
 _QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.gil.enabled": False,
 }
 """Of processes of our own: what they tell of themselves on a dashboard, which is not there, takes
 a twentieth of a processor that the tasks could have."""
