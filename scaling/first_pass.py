@@ -21,6 +21,7 @@ from tigon.scaling.statistics import (
 from tigon.storage.gene_kinds import checksum_of
 from tigon.storage.known_sums import KnownSums
 from tigon.storage.progress import Progress, silent
+from tigon.storage.sums import checksum_of_sources
 from tigon.storage.views.reopening import reference
 
 if TYPE_CHECKING:
@@ -87,16 +88,32 @@ def stored_statistics(
     that each dataset must be a source, and none of its cells left out.
     """
     known, sources = atlas.sums, _sources_of(datasets, atlas)
-    if known is None or sources is None or atlas.values_dtype.kind == "f":
+    if known is None or sources is None or not _are_of(known, atlas, counting):
         return None
-    if known.kinds != checksum_of(counting.kinds):
-        return None  # of a version that knew other genes as mitochondrial
     found = Folding(atlas.n_cells, len(sources), atlas.n_genes)
     if not _add_cells(found, known, counting):
         return None
     genes = known.of_genes(sources)
     found.put_genes(genes.first, genes.second, genes.cells, known.largest)
     return found.statistics()
+
+
+def is_stored(atlas: Atlas, datasets: Datasets, cell_filter: CellFilter) -> bool:
+    """Whether :func:`first_pass` is sure to read no cell; reads metadata only."""
+    known = atlas.sums
+    if known is None or cell_filter != CellFilter() or _sources_of(datasets, atlas) is None:
+        return False
+    return _are_of(known, atlas, BlockCounting.of(atlas, datasets, cell_filter))
+
+
+def _are_of(known: KnownSums, atlas: Atlas, counting: BlockCounting) -> bool:
+    """Whether sums are of these counts, sources and kinds of genes, and not of others of before.
+
+    A table of cells may have been written anew, and versions may know other kinds of genes.
+    """
+    are_whole = atlas.values_dtype.kind != "f"
+    are_of_sources = known.sources == checksum_of_sources(atlas.source_codes)
+    return are_whole and are_of_sources and known.kinds == checksum_of(counting.kinds)
 
 
 def _sources_of(datasets: Datasets, atlas: Atlas) -> list[int] | None:

@@ -21,6 +21,7 @@ from tigon.scaling.config import IntegrateConfig
 from tigon.scaling.datasets import resolve_small, tell_of_one_source
 from tigon.scaling.engine import Cluster, ThreadEngine
 from tigon.scaling.factors.dropping import without_factors
+from tigon.scaling.first_pass import is_stored
 from tigon.scaling.identity import identity_of
 from tigon.scaling.inmf.factorising import Factorisation, factorise
 from tigon.scaling.inmf.solving import Solution
@@ -63,7 +64,10 @@ def plan_integration(atlas: Atlas, config: IntegrateConfig, cluster: Cluster = H
     config.inmf.lam_of(resolve_small(datasets, k, small).names)
     check_label_key(atlas, config.label_key)
     check_reachable(atlas, cluster)
-    return plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
+    plan = plan_run(atlas, len(datasets.names), config, cluster.n_workers or 0)
+    if is_stored(atlas, datasets, config.prepare.cell_filter):
+        return replace(plan, atlas_passes=plan.atlas_passes - 1)
+    return plan
 
 
 def integrate_atlas(

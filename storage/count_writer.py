@@ -19,7 +19,7 @@ from tigon.storage.gene_kinds import checksum_of, kinds_of
 from tigon.storage.layout import Profile
 from tigon.storage.sharded import ShardedArray
 from tigon.storage.sources.matrices.offsets import OffsetsBuilder
-from tigon.storage.sums import Cells, GeneSumsWriter, TileSums
+from tigon.storage.sums import Cells, GeneSumsWriter, TileSums, checksum_of_sources
 
 if TYPE_CHECKING:
     import zarr
@@ -119,6 +119,7 @@ class CountWriter:
             "digest": digest,
             "largest": self._largest,
             "kinds": checksum_of(kinds_of(atlas.var.index)),
+            "sources": checksum_of_sources(atlas.source_codes),
         }
         self._X.attrs.update({**CSR, "shape": list(atlas.shape), layout.MARK: mark})
         return digest

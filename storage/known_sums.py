@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.storage import layout
-from tigon.storage.errors import InputError
+from tigon.storage.errors import InputError, TigonError
 from tigon.storage.sources.matrices.csr import CsrMatrix
 from tigon.storage.sources.matrices.matrix import Array, Lock, reading
 
@@ -67,10 +67,14 @@ class KnownSums:
         Largest count.
     kinds
         Checksum of which gene is of which kind, see :func:`tigon.storage.gene_kinds.checksum_of`.
+    sources
+        Checksum of which cell is of which source, see
+        :func:`tigon.storage.sums.checksum_of_sources`: a table of cells may have been changed.
     """
 
     largest: float
     kinds: int
+    sources: int
     matrix: CsrMatrix
     by_cell: Sequence[Array]
     load_genes: Callable[[str, Sequence[int]], NDArray[Any]]
@@ -100,9 +104,14 @@ class KnownSums:
         InputError
             A file of the atlas is missing or damaged.
         """
-        with reading(self.matrix.where, 0, 0), self.lock:
-            first, second, cells = (self.load_genes(name, sources) for name in _TYPES)
-        if min(first.min(), second.min(), cells.min()) < 0:
+        try:
+            with self.lock:
+                first, second, cells = (self.load_genes(name, sources) for name in _TYPES)
+        except (TigonError, MemoryError):
+            raise
+        except Exception as error:  # whatever a codec, a file system or a server comes up with
+            raise self._lost("sums of genes") from error
+        if min(sums.min(initial=0) for sums in (first, second, cells)) < 0:
             raise self._lost("sums of genes")
         return SumsBySource(first, second, cells)
 
@@ -119,7 +128,7 @@ def known_sums(
     """The sums beside the counts ``X`` of an atlas; None where it has not all of them."""
     mark = X.attrs[layout.MARK]
     assert isinstance(mark, dict)
-    if "kinds" not in mark:
+    if "sources" not in mark:
         return None
 
     def load_genes(name: str, sources: Sequence[int]) -> NDArray[Any]:
@@ -135,6 +144,7 @@ def known_sums(
     return KnownSums(
         largest=float(mark["largest"]),
         kinds=int(mark["kinds"]),
+        sources=int(mark["sources"]),
         matrix=matrix,
         by_cell=[open_array(X[name]) for name in (layout.TOTALS, *layout.KIND_SUMS.values())],
         load_genes=load_genes,

@@ -36,8 +36,8 @@ FORMAT_VERSION = 2
 MARK = "tigon"
 """Attribute of X: {"format_version": int, "largest_row": int, "profile": str, "digest": str}.
 
-Where there are sums over kinds of genes, also {"largest": float, "kinds": int}: the largest count,
-and a checksum of which gene is of which kind.
+Where there are sums over kinds of genes, also {"largest": float, "kinds": int, "sources": int}: the
+largest count, and checksums of which gene is of which kind and which cell of which source.
 """
 
 OFFSETS = "tigon_offsets"

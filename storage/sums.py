@@ -22,6 +22,7 @@ that :mod:`tigon.storage.known_sums` gives all that the first pass finds.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +80,11 @@ def kind_sums(rows: SparseRows, kinds: NDArray[np.uint8]) -> NDArray[np.float64]
     places = of_rows * COUNTED + kinds[rows.indices[entries]] - 1
     found = np.bincount(places, rows.values[entries], minlength=n_rows * COUNTED)
     return found.astype(np.float64).reshape(n_rows, COUNTED)
+
+
+def checksum_of_sources(codes: NDArray[np.int32]) -> int:
+    """Of which cell is of which source, as the sums take them."""
+    return zlib.crc32(np.ascontiguousarray(codes, np.int32).tobytes())
 
 
 class Cells(NamedTuple):

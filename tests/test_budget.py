@@ -176,7 +176,7 @@ def test_watching_takes_little_and_misses_no_peak(monkeypatch: pytest.MonkeyPatc
         assert 0.99 * most <= watch.peak_bytes <= 1.05 * most
         del held
     assert len(asked) == 1  # of memory that is the processes' own, it is told at once
-    for _ in range(50):
+    for _ in range(memory._SHARES_EVERY + 10):
         watch._look()
     assert len(asked) == 2
 

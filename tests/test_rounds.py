@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -106,6 +107,30 @@ def test_rounds_share_the_cells_of_an_epoch(packed: tuple[Pack, Problem]) -> Non
     assert found.at(firsts[1]) is found.at(firsts[2] - 1) is found.problems[1]
     assert found.at(len(tasks) - 1) is found.problems[-1]
     assert Rounds.of(problem, K, pack, tasks, [0]).problems == [problem]
+
+
+def test_a_small_dataset_hands_over_at_the_half_of_a_single_epoch(
+    packed: tuple[Pack, Problem], tmp_path: Path
+) -> None:
+    pack, problem = packed
+    schedule, _ = schedule_of(rounds=8, n_epochs=1)
+    tasks = schedule.tasks(0, SEED)
+    firsts = schedule.first_tasks(len(tasks), last=False)
+    of = partial(Rounds.of, problem, pack=pack, tasks=tasks, firsts=firsts, is_single=True)
+    counted = [each.n_cells for each in of(n_components=1).problems]
+    assert len(counted) == 8
+    np.testing.assert_array_equal(np.sum(counted, axis=0), problem.n_cells)
+    assert np.min(counted) >= 50  # as many as one factor asks for
+    half = np.sum(counted[:-1], axis=0)
+    assert half.min() >= 50 * K > np.min(counted)
+    *short, last = (each.n_cells for each in of(n_components=K).problems)
+    for cells in short:
+        np.testing.assert_array_equal(cells, half)
+    np.testing.assert_array_equal(last, problem.n_cells - half)
+    for each in of(n_components=100).problems:  # of too few, halves included
+        np.testing.assert_array_equal(each.n_cells, problem.n_cells)
+    state, _ = fit(packed, tmp_path / "fit", rounds=8, n_epochs=1)
+    np.testing.assert_array_equal(state.n_seen, last)
 
 
 def test_a_small_dataset_hands_over_once_an_epoch(tmp_path: Path) -> None:

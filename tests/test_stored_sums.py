@@ -17,7 +17,7 @@ from tigon.scaling import first_pass as passes
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets, datasets_of
 from tigon.scaling.engine import ThreadEngine
-from tigon.scaling.first_pass import first_pass, stored_statistics
+from tigon.scaling.first_pass import first_pass, is_stored, stored_statistics
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.statistics import BlockCounting, Statistics
 from tigon.storage import Atlas, layout, open_atlas, write_atlas
@@ -152,7 +152,7 @@ def test_an_atlas_of_before_is_read(place: Path, tmp_path: Path) -> None:
         expected = read(atlas, datasets_of(atlas, None))
     root = zarr.open_group(str(tmp_path / "atlas.zarr"), mode="r+", use_consolidated=False)
     mark: Any = dict(root["X"].attrs[layout.MARK])  # type: ignore[arg-type]
-    del mark["kinds"], mark["largest"]
+    del mark["kinds"], mark["largest"], mark["sources"]
     root["X"].attrs[layout.MARK] = mark
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -160,6 +160,34 @@ def test_an_atlas_of_before_is_read(place: Path, tmp_path: Path) -> None:
     with open_atlas(tmp_path / "atlas.zarr") as atlas, ThreadEngine(1) as engine:
         assert atlas.sums is None
         check_equal(first_pass(atlas, datasets_of(atlas, None), CellFilter(), engine), expected)
+
+
+@pytest.mark.parametrize("changed", ["another order", "another source", "nothing"])
+def test_a_table_of_cells_that_was_written_anew(tmp_path: Path, changed: str) -> None:
+    with written(tmp_path) as atlas:
+        codes = atlas.source_codes.copy()
+    if changed == "another order":
+        codes = np.array([1, 2, 0], np.int32)[codes]
+    elif changed == "another source":
+        codes[:100] = 1
+    root = zarr.open_group(str(tmp_path / "atlas.zarr"), mode="r+", use_consolidated=False)
+    stored_codes: Any = root[f"obs/{layout.DATASET_COLUMN}/codes"]
+    stored_codes[:] = codes
+    with open_atlas(tmp_path / "atlas.zarr") as atlas:
+        datasets = datasets_of(atlas, None)
+        found = stored(atlas, datasets)
+        assert is_stored(atlas, datasets, NO_LIMITS) == (changed == "nothing")
+        if changed == "nothing":
+            check_equal(found, read(atlas, datasets))
+        else:
+            assert found is None
+
+
+def test_plans_count_passes(place: Path) -> None:
+    fits: dict[str, Any] = {"n_components": 4, "n_genes": 10}
+    assert tigon.plan(place, **fits).atlas_passes == 1
+    assert tigon.plan(place, **fits, min_genes=1).atlas_passes == 2
+    assert tigon.plan(place, **fits, batch_key="batch").atlas_passes == 2
 
 
 def test_a_version_that_knows_other_kinds_reads(

@@ -7,6 +7,7 @@ from itertools import chain, pairwise
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tigon.scaling.inmf.schedule import Stretch
 from tigon.scaling.inmf.state import Problem
@@ -14,8 +15,8 @@ from tigon.storage.packs.reader import CellReader
 
 CELLS_OF_A_FACTOR = 50
 """So many times the factors are the cells that a dataset has in a round at least. A dataset of
-fewer hands its sums over once an epoch: V_i would be divided by what a few small loadings add
-up to, and grow without bound."""
+fewer hands its sums over once an epoch, or at the half of a single one where its halves have so
+many: V_i would be divided by what a few small loadings add up to, and grow without bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,28 @@ class Rounds:
         pack: CellReader,
         tasks: list[list[Stretch]],
         firsts: list[int],
+        *,
+        is_single: bool = False,
     ) -> Self:
-        """Of the tasks of an epoch."""
+        """Of the tasks of an epoch, or of a single one, whose last round is its last half."""
         if len(firsts) == 1:
             return cls(firsts, [problem])
-        fewest = CELLS_OF_A_FACTOR * n_components * len(firsts)
-        is_small = problem.n_cells < fewest
-        problems = []
-        for first, last in pairwise([*firsts, len(tasks)]):
-            n_cells = np.zeros_like(problem.n_cells)
+        n_cells = np.zeros((len(firsts), problem.n_datasets), np.int64)
+        for counted, (first, last) in zip(n_cells, pairwise([*firsts, len(tasks)]), strict=True):
             for cut in chain.from_iterable(tasks[first:last]):
-                n_cells += np.bincount(pack.datasets(*cut), minlength=problem.n_datasets)
-            cells = np.where(is_small, problem.n_cells, n_cells)
-            problems.append(replace(problem, n_cells=cells))
-        return cls(firsts, problems)
+                counted += np.bincount(pack.datasets(*cut), minlength=problem.n_datasets)
+        longer = [_by_halves(n_cells)] if is_single else []
+        for cells in (*longer, problem.n_cells):
+            are_few = n_cells.min(axis=0) < CELLS_OF_A_FACTOR * n_components
+            n_cells = np.where(are_few, cells, n_cells)
+        return cls(firsts, [replace(problem, n_cells=cells) for cells in n_cells])
 
     def at(self, task: int) -> Problem:
         """What the round of a task factorises."""
         return self.problems[int(np.searchsorted(self.firsts, task, side="right")) - 1]
+
+
+def _by_halves(n_cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cells of rounds, shape (n_rounds, d), as if all but the last, a half, were one."""
+    halves = n_cells[:-1].sum(axis=0), n_cells[-1]
+    return np.repeat(halves, [len(n_cells) - 1, 1], axis=0)

@@ -127,7 +127,8 @@ def train_by_step(
         tables: dict[int, MetageneTable] = {}
         tasks = schedule.tasks(at.epoch, seed)
         firsts = schedule.first_tasks(len(tasks), last=at.closing)
-        rounds = Rounds.of(now, len(state.W), pack, tasks, firsts)
+        single = schedule.is_single
+        rounds = Rounds.of(now, len(state.W), pack, tasks, firsts, is_single=single)
         solved = _solved(solver, tasks[at.n_done :], state, tables, at.flying, config, engine)
         for found in solved:
             if at.n_done in firsts:

@@ -21,6 +21,7 @@ from tigon.scaling.budget import (
     table_bytes,
     too_small,
 )
+from tigon.scaling.first_pass import is_stored
 from tigon.scaling.pca.job.begin import Beginning
 from tigon.scaling.pca.job.first import stretches_riding
 from tigon.scaling.pca.krylov import basis_bytes, improved
@@ -85,7 +86,7 @@ def plan_decomposition(atlas: Atlas, beginning: Beginning, n_workers: int = 0) -
     return DecomposePlan(
         stages,
         window,
-        atlas_passes=_fewest_passes(beginning),
+        atlas_passes=_fewest_passes(atlas, beginning),
         pack_passes=0,
         atlas_bytes=bytes_of(atlas),
         task_bytes=sizes.task,
@@ -183,9 +184,11 @@ def _stages(atlas: Atlas, beginning: Beginning, sizes: _Sizes, window: int) -> d
     return stages
 
 
-def _fewest_passes(beginning: Beginning) -> int:
+def _fewest_passes(atlas: Atlas, beginning: Beginning) -> int:
     """Passes over the counts: of iterations at least."""
     rides = beginning.riding() is not None or beginning.begins_with_a_product
+    cell_filter = beginning.config.prepare.cell_filter
+    spared = int(not rides and is_stored(atlas, beginning.datasets, cell_filter))
     if beginning.pca.solver == "gram":
-        return 2 if rides else 3
-    return 1 + _FEWEST_PRODUCTS + (0 if beginning.begins_with_a_product else 1)
+        return 2 if rides else 3 - spared
+    return 1 + _FEWEST_PRODUCTS + (0 if beginning.begins_with_a_product else 1) - spared
