@@ -119,6 +119,7 @@ def lines(chosen: argparse.Namespace, place: Path) -> Iterator[Line]:
             if chosen.peers:
                 hand_over(pack, problem, folder)
                 give_back()
+                os.sync()  # or gigabytes would be written to the disk beside what is measured
             for _ in range(chosen.repeats):
                 ours = tigon_line(chosen, chosen.n_epochs)
                 yield ours
