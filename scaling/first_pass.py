@@ -63,9 +63,20 @@ def first_pass(
     """
     counting = BlockCounting.of(atlas, datasets, cell_filter)
     stored = stored_statistics(atlas, datasets, counting)
-    if stored is not None:
-        progress("reading cells", atlas.n_cells, atlas.n_cells)
-        return stored
+    if stored is None:
+        return read_statistics(atlas, datasets, counting, engine, progress)
+    progress("reading cells", atlas.n_cells, atlas.n_cells)
+    return stored
+
+
+def read_statistics(
+    atlas: Atlas,
+    datasets: Datasets,
+    counting: BlockCounting,
+    engine: ThreadEngine,
+    progress: Progress = silent,
+) -> Statistics:
+    """What :func:`first_pass` finds, by reading every cell, whatever was stored."""
     shared, (n_cells, n_genes) = reference(atlas), atlas.shape
 
     def sums_of(start: int) -> BlockSums:

@@ -70,6 +70,15 @@ class KnownSums:
     sources
         Checksum of which cell is of which source, see
         :func:`tigon.storage.sums.checksum_of_sources`: a table of cells may have been changed.
+    matrix
+        The counts.
+    by_cell
+        Totals and sums over kinds of genes as they are stored, float64, shape (n_cells,) each.
+    load_genes
+        Reads sums of a name (``first``, ``second`` or ``cells``) of some sources, shape
+        (n, n_genes).
+    lock
+        Held while they are read.
     """
 
     largest: float

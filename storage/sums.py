@@ -265,9 +265,9 @@ class GeneSumsWriter:
 
     def finish(self) -> None:
         """Store the sums."""
-        self._end_run()
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
+        self._end_run()
         # A file that is lost reads as what no sum is.
         how: dict[str, Any] = {"compressors": [ZstdCodec(), Crc32cCodec()], "fill_value": -1}
         for name in ("first", "second", "cells"):

@@ -17,7 +17,12 @@ from tigon.scaling import first_pass as passes
 from tigon.scaling.cells import CellFilter
 from tigon.scaling.datasets import Datasets, datasets_of
 from tigon.scaling.engine import ThreadEngine
-from tigon.scaling.first_pass import first_pass, is_stored, stored_statistics
+from tigon.scaling.first_pass import (
+    first_pass,
+    is_stored,
+    read_statistics,
+    stored_statistics,
+)
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.scaling.statistics import BlockCounting, Statistics
 from tigon.storage import Atlas, layout, open_atlas, write_atlas
@@ -54,9 +59,9 @@ def stored(atlas: Atlas, datasets: Datasets, limits: CellFilter = NO_LIMITS) -> 
 
 def read(atlas: Atlas, datasets: Datasets, limits: CellFilter = NO_LIMITS) -> Statistics:
     """By reading every cell."""
-    with pytest.MonkeyPatch.context() as patch, ThreadEngine(2) as engine:
-        patch.setattr(passes, "stored_statistics", lambda *_: None)
-        return first_pass(atlas, datasets, limits, engine)
+    with ThreadEngine(2) as engine:
+        counting = BlockCounting.of(atlas, datasets, limits)
+        return read_statistics(atlas, datasets, counting, engine)
 
 
 def check_equal(found: Statistics | None, expected: Statistics) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tigon.kernels.sketches import GeneProducts
-from tigon.scaling.first_pass import first_pass, stored_statistics
+from tigon.scaling.first_pass import read_statistics, stored_statistics
 from tigon.scaling.job import Job
 from tigon.scaling.kept import prepared_arrays, prepared_of
 from tigon.scaling.pca.job.begin import Beginning
@@ -146,8 +146,9 @@ class JobPasses(Passes):
         if stored is not None:
             return self._beginning.settle(stored), None
         if what is None:
-            cell_filter = self._counting.cell_filter
-            counted = first_pass(self._atlas, datasets, cell_filter, self.engine, self.progress)
+            counted = read_statistics(
+                self._atlas, datasets, self._counting, self.engine, self.progress
+            )
             return self._beginning.settle(counted), None
         counted, found = first_sums(
             self._chosen, datasets, self.normalisation, what, self.engine, self.progress, **figures
