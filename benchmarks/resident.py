@@ -10,7 +10,7 @@ from scipy import sparse
 
 from tigon.scaling.inmf.state import Problem
 from tigon.scaling.inmf.tiles import DatasetTile, cut_tiles
-from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.blocks import PackBlock
 
 
 @dataclass(frozen=True)

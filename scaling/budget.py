@@ -230,11 +230,14 @@ def _stages(
     solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
     # Blocks are there while they are worked on, what is found in them until it is folded.
     running = min(window, config.n_threads)
-    final = running * packed * solved_cells * 5 // 4 + window * solved
+    final = running * packed * (solved_cells + min(TILE_CELLS, solved_cells)) + window * solved
     # Loadings that are held, and once more with their places as they are put in order.
     final += 16 * n_datasets * k * n_genes + 3 * BUCKET_BYTES
     # Workers count their mini-batches as their tasks'.
-    minibatch = solves * _minibatch_bytes(config.inmf, atlas.n_cells, packed, window)
+    minibatch = _minibatch_bytes(config.inmf, atlas.n_cells, packed, window)
+    # Entries take as much again when they are put together, tile by tile.
+    minibatch += running * packed * min(TILE_CELLS, config.inmf.minibatch_size)
+    minibatch *= solves
     starts = several_bytes(config.inmf.n_starts, n_datasets, n_genes, k)
     stages = {
         "reading cells": always + 2 * moments + running * block + window * moments,
@@ -355,9 +358,12 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
         # Mini-batches and all loadings, the metagenes as sent and as read, and statistics here
         # and waiting.
         problem
-        + 2 * packed * size
+        + packed * (2 * size + min(TILE_CELLS, size))
         + 4 * k * step_cells(config.inmf, atlas.n_cells)
         + touched * (metagenes + 20 * k * n_genes)
         + metagenes,
-        n_datasets * metagenes + 2 * packed * solved_cells + 2 * solved + metagenes,
+        n_datasets * metagenes
+        + packed * (2 * solved_cells + min(TILE_CELLS, solved_cells))
+        + 2 * solved
+        + metagenes,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tigon.kernels.cpu.picking import pick_entries
 from tigon.storage.counts import index_dtype
-from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.blocks import PackBlock
 
 if TYPE_CHECKING:
     from tigon.storage.block import Block
@@ -97,7 +97,7 @@ def selected_entries(
     Returns
     -------
     indptr, genes, counts
-        As of a :class:`tigon.storage.packs.pack.PackBlock`.
+        As of a :class:`tigon.storage.packs.blocks.PackBlock`.
     """
     entries = block.indptr, block.indices, block.values
     return pick_entries(*entries, kept, selection.selected, selection.places)

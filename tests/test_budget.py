@@ -30,7 +30,8 @@ from tigon.scaling.memory import MemoryWatch
 from tigon.scaling.packing import build_pack
 from tigon.scaling.preparing import PrepareConfig, prepare
 from tigon.storage.errors import InputError, MemoryLimitError
-from tigon.storage.packs.pack import Pack, PackBlock
+from tigon.storage.packs.blocks import StoredBlock
+from tigon.storage.packs.pack import Pack
 from tigon.storage.progress import silent
 from tigon.storage.rows import ArrayRows
 
@@ -111,9 +112,9 @@ def test_no_more_minibatches_are_held_than_are_counted(
         pack = build_pack(atlas, *parts, tmp_path / "pack", engine, seed)
         held: list[int] = []
         alive: set[int] = set()
-        read = Pack.read
+        read = Pack.stored
 
-        def counting(self: Pack, start: int, stop: int) -> PackBlock:
+        def counting(self: Pack, start: int, stop: int) -> StoredBlock:
             time.sleep(0.002)  # others wait for it, with what they hold
             block = read(self, start, stop)
             alive.add(start)
@@ -121,7 +122,7 @@ def test_no_more_minibatches_are_held_than_are_counted(
             held.append(len(alive))
             return block
 
-        monkeypatch.setattr(Pack, "read", counting)
+        monkeypatch.setattr(Pack, "stored", counting)
         problem = prepared.problem(5.0)
         parts = problem, init_state(problem, k, seed), plan_schedule(config, n), config
         train(pack, tmp_path, *parts, engine, seed)

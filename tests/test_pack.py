@@ -23,7 +23,8 @@ from scipy import sparse
 from tigon.scaling.packing import RUN_BYTES, pack_order, run_bytes
 from tigon.storage.errors import InputError
 from tigon.storage.packs import sorting, stretches
-from tigon.storage.packs.pack import CELL, Pack, PackBlock
+from tigon.storage.packs.blocks import PackBlock
+from tigon.storage.packs.pack import CELL, Pack
 from tigon.storage.packs.sorting import Bucket, Rows, RunFiles
 from tigon.storage.packs.writer import PackWriter
 from tigon.storage.rows import RowFile

@@ -22,7 +22,7 @@ from tigon.scaling.inmf.tiles import cut_tiles, metagenes_of
 from tigon.scaling.packing import build_pack, pack_bytes, pack_dtypes
 from tigon.scaling.preparing import PrepareConfig, Prepared, prepare
 from tigon.storage.packs import coding
-from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.blocks import PackBlock
 
 LARGE = (65_534, 65_535, 65_536, 131_070, 131_071, 200_000, 64 * 65_535, 64 * 65_535 + 1, 2**31)
 
@@ -46,9 +46,7 @@ def recoded(
     assert (gaps.dtype, found.dtype) == wanted
     assert starts[0] == 0
     assert starts[-1] == len(gaps) == len(found)
-    read = np.empty(len(gaps), genes.dtype), np.empty(len(gaps), coding.count_dtype(wanted[1]))
-    indptr = coding.decode(starts, gaps, found, n_genes, *read)
-    return indptr, *(array[: indptr[-1]] for array in read)
+    return coding.decode(np.arange(len(indptr) - 1), starts, gaps, found, n_genes)
 
 
 GAPS = st.integers(0, 3) | st.integers(250, 260) | st.integers(505, 515) | st.integers(0, 70_000)
@@ -117,16 +115,28 @@ def test_genes_that_do_not_ascend_are_refused(genes: list[int]) -> None:
 
 
 def test_damaged_entries_are_refused() -> None:
-    told, read = np.array([0, 2]), (np.empty(2, np.uint16), np.empty(2, np.uint16))
+    told, first = np.array([0, 2]), np.zeros(1, np.int64)
     gaps, counts = np.array([3, 1], np.uint8), np.ones(2, np.uint8)
+    assert coding.decode(first, told, gaps, counts, 5)[1].tolist() == [3, 4]
     with pytest.raises(ValueError, match="beyond the 4 there are"):
-        coding.decode(told, gaps, counts, 4, *read)
+        coding.decode(first, told, gaps, counts, 4)
     with pytest.raises(ValueError, match="3 entries are told, 2 and 2 are there"):
-        coding.decode(np.array([0, 3]), gaps, counts, 5, *read)
-    with pytest.raises(ValueError, match="2 and 2 are there"):
-        coding.decode(told, gaps, counts, 5, read[0][:1], read[1])
-    with pytest.raises(ValueError, match="not read as uint32"):
-        coding.decode(told, gaps, counts, 5, read[0], read[1].astype(np.uint32))
+        coding.decode(first, np.array([0, 3]), gaps, counts, 5)
+    with pytest.raises(ValueError, match="rows 1 to 1 are asked of 1"):
+        coding.decode(first + 1, told, gaps, counts, 5)
+
+
+def test_some_rows_come_in_the_order_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    X = sparse.random_array((30, 700), density=0.02, rng=rng, format="csr")
+    counts = rng.integers(1, 600, X.nnz).astype(np.uint16)
+    X.data[:] = counts
+    indptr, genes = X.indptr.astype(np.int64), X.indices.astype(np.uint16)
+    stored = coding.encode(indptr, genes, counts, (np.dtype("u1"), np.dtype("u1")))
+    rows = rng.permutation(30)[:11]
+    starts, found, values = coding.decode(rows, *stored, 700)
+    read = sparse.csr_array((values.astype(float), found, starts), (11, 700))
+    assert (read != X[rows]).nnz == 0
 
 
 def with_large(*large: int, dtype: type = np.uint32, n: int = 400) -> anndata.AnnData:
@@ -242,7 +252,7 @@ def test_the_kernels_read_split_counts_as_whole_ones() -> None:
     found = []
     for block in (wide, narrow):
         (tile,) = cut_tiles(block)
-        found.append(minibatch_step(tile.cells, metagenes, 1e-5))
+        found.append(minibatch_step(tile.cells(), metagenes, 1e-5))
     (H, of_wide), (H_split, of_split) = found
     assert of_split.squared_norm == pytest.approx(of_wide.squared_norm, rel=1e-13)
     np.testing.assert_allclose(H_split, H, rtol=2e-5, atol=2e-5 * H.max())

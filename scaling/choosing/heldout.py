@@ -131,8 +131,8 @@ class _Sums:
 
     def __call__(self, cut: tuple[int, int]) -> dict[int, TileStatistics]:
         sums: dict[int, TileStatistics] = {}
-        for tile in cut_tiles(self.part.read(*cut)):
-            found = minibatch_step(tile.cells, self.tables[tile.dataset], self.tol)[1]
+        for tile in cut_tiles(self.part.stored(*cut)):
+            found = minibatch_step(tile.cells(), self.tables[tile.dataset], self.tol)[1]
             add_statistics(sums, tile.dataset, found)
         return sums
 
@@ -147,6 +147,6 @@ class _Loadings:
 
     def __call__(self, cut: tuple[int, int]) -> NDArray[np.float32]:
         H = np.zeros((cut[1] - cut[0], len(self.tables[0].gram)), np.float32)
-        for tile in cut_tiles(self.part.read(*cut)):
-            H[tile.cells.rows] = loadings(tile.cells, self.tables[tile.dataset], self.tol)[0]
+        for tile in cut_tiles(self.part.stored(*cut)):
+            H[tile.rows] = loadings(tile.cells(), self.tables[tile.dataset], self.tol)[0]
         return H

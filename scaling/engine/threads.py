@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 from tigon.kernels.interrupts import careful_interrupts
 from tigon.kernels.threads import available_threads, share
 from tigon.scaling.checking import check_whole
+from tigon.scaling.memory import reuse_freed
 from tigon.storage.errors import InputError
 
 Task = TypeVar("Task")
@@ -46,10 +47,12 @@ class ThreadEngine:
 
     Notes
     -----
-    Leaving the context cancels what has not started and waits for what has.
+    Leaving the context cancels what has not started and waits for what has. The C library is told
+    to keep what arrays leave behind for the ones to come, in all of the process.
     """
 
     def __init__(self, n_threads: int, window: int | None = None) -> None:
+        reuse_freed()
         self.n_threads = n_threads
         self._window = window or 2 * n_threads
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="tigon")

@@ -164,10 +164,10 @@ class _Pass:
 
     def _add(self, read: Stretch, sums: dict[int, TileStatistics]) -> None:
         """Solve some cells, whose counts are let go of before the next."""
-        block, H = self.pack.read(*read), self.starts.read(*read)
+        block, H = self.pack.stored(*read), self.starts.read(*read)
         for tile in cut_tiles(block):
-            cells, table = tile.cells, self.tables[tile.dataset]
-            found = minibatch_step_in_place(cells, table, self.tol, H, cells.rows, self.sizes)
+            cells, table = tile.cells(), self.tables[tile.dataset]
+            found = minibatch_step_in_place(cells, table, self.tol, H, tile.rows, self.sizes)
             add_statistics(sums, tile.dataset, found)
         self.starts.now.write(read[0], H)
 

@@ -100,7 +100,7 @@ def _singular_vectors(
         total = np.zeros(Q.shape)
         for tile in tiles:
             scales = scale[tile.dataset]
-            total += sketch(tile.cells, Q, column_scale=scales, n_threads=1).product
+            total += sketch(tile.cells(), Q, column_scale=scales, n_threads=1).product
         return total
 
     start = rng.standard_normal((m, min(improved(improved(n_components)), m)))
@@ -112,7 +112,7 @@ def _positive_parts(tiles: Sequence[DatasetTile], scale: Float64, vectors: Float
     """The heavier non-negative part of each vector, shape (k, m)."""
     plus, minus = np.zeros(vectors.shape[1]), np.zeros(vectors.shape[1])
     for tile in tiles:
-        scores = spmm(tile.cells, vectors * scale[tile.dataset][:, None], n_threads=1)
+        scores = spmm(tile.cells(), vectors * scale[tile.dataset][:, None], n_threads=1)
         plus += (np.maximum(scores, 0.0, dtype=np.float64) ** 2).sum(axis=0)
         minus += (np.minimum(scores, 0.0, dtype=np.float64) ** 2).sum(axis=0)
     up, down = np.maximum(vectors, 0.0), np.maximum(-vectors, 0.0)

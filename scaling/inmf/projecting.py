@@ -207,10 +207,10 @@ class _Solver:
         for tile in cut_tiles(cells):
             table, sums = self.metagenes[tile.dataset], None
             if self.sums:
-                H, sums = minibatch_step(tile.cells, table, self.tol)
+                H, sums = minibatch_step(tile.cells(), table, self.tol)
             else:
-                H = loadings(tile.cells, table, self.tol)[0]
-            tiles.append(_Tile(cells.positions[tile.cells.rows], H, tile.dataset, sums))
+                H = loadings(tile.cells(), table, self.tol)[0]
+            tiles.append(_Tile(cells.positions[tile.rows], H, tile.dataset, sums))
         return tiles
 
 

@@ -128,11 +128,11 @@ class _Solver:
         self, read: Stretch, statistics: dict[int, TileStatistics]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions and loadings of some cells, whose counts are let go of before the next."""
-        block = self.pack.read(*read)
+        block = self.pack.stored(*read)
         H = np.empty((len(block.datasets), len(self.metagenes[0].gram)), np.float32)
         for tile in cut_tiles(block):
             table = self.metagenes[tile.dataset]
-            H[tile.cells.rows], found = minibatch_step(tile.cells, table, self.tol)
+            H[tile.rows], found = minibatch_step(tile.cells(), table, self.tol)
             add_statistics(statistics, tile.dataset, found)
         return block.positions, H
 

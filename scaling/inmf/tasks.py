@@ -125,7 +125,7 @@ class Solver:
 
     def read(self, stretch: Stretch) -> Minibatch:
         """A mini-batch with the starts of its cells."""
-        tiles = list(cut_tiles(self.pack.read(*stretch)))
+        tiles = list(cut_tiles(self.pack.stored(*stretch)))
         return Minibatch(stretch[0], tiles, self.starts.read(*stretch))
 
     def solve(
@@ -156,9 +156,10 @@ class Solver:
         solved: list[tuple[int, NDArray[np.float32]]] = []
 
         def solve(each: _Numbered) -> None:
-            cells, table = each.tile.cells, tables[each.tile.dataset]
-            found = minibatch_step_in_place(cells, table, self.tol, each.H, cells.rows, sizes)
-            sums.add(each.number, each.tile.dataset, found)
+            tile, table = each.tile, tables[each.tile.dataset]
+            cells, rows = tile.cells(), tile.rows
+            found = minibatch_step_in_place(cells, table, self.tol, each.H, rows, sizes)
+            sums.add(each.number, tile.dataset, found)
 
         # A thread that is done with the tiles of a mini-batch goes on with those of the next.
         for _ in spread(solve, _numbered(minibatches, solved)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tigon.kernels.cpu.metagenes import MetageneTable, Tabulation
 from tigon.kernels.tile import CellTile, TileStatistics
 from tigon.scaling.inmf.state import Problem
-from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.blocks import PackBlock, StoredBlock
 
 TILE_CELLS = 1280
 """Cells of a task at most: their counts, products and loadings fit in the cache."""
@@ -23,13 +23,28 @@ TILE_CELLS = 1280
 
 @dataclass(frozen=True, slots=True)
 class DatasetTile:
-    """A tile and the dataset it belongs to."""
+    """Some cells of a block that are of one dataset.
+
+    Attributes
+    ----------
+    dataset
+        Its number.
+    rows
+        Positions in the block, int64, shape (n,).
+    block
+        The block.
+    """
 
     dataset: int
-    cells: CellTile
+    rows: NDArray[np.int64]
+    block: PackBlock | StoredBlock
+
+    def cells(self) -> CellTile:
+        """Their counts, put together now: whoever takes them works on them in the cache."""
+        return CellTile(*self.block.tile(self.rows))
 
 
-def cut_tiles(block: PackBlock) -> Iterator[DatasetTile]:
+def cut_tiles(block: PackBlock | StoredBlock) -> Iterator[DatasetTile]:
     """Even tiles of at most 1280 cells of one dataset each, datasets ascending."""
     order = np.argsort(block.datasets, kind="stable")
     sorted_datasets = block.datasets[order]
@@ -37,8 +52,7 @@ def cut_tiles(block: PackBlock) -> Iterator[DatasetTile]:
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         dataset = int(sorted_datasets[start])
         for rows in np.array_split(order[start:stop], -(-(stop - start) // TILE_CELLS)):
-            tile = CellTile(rows, block.indptr, block.genes, block.counts, block.weights)
-            yield DatasetTile(dataset, tile)
+            yield DatasetTile(dataset, rows, block)
 
 
 def metagenes_of(

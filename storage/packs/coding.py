@@ -18,6 +18,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tigon.storage.counts import index_dtype
+
 LARGEST = 65_535
 """The largest count of one entry that is read, where counts are split at all: whoever reads
 adds adjacent entries of a gene up, so that a few large counts need not widen all the others."""
@@ -81,46 +83,48 @@ def encode(
 
 
 def decode(
+    rows: NDArray[np.int64],
     indptr: NDArray[np.int64],
     gaps: NDArray[Any],
     counts: NDArray[Any],
     n_genes: int,
-    genes: NDArray[Any],
-    found: NDArray[Any],
-) -> NDArray[np.int64]:
-    """Rows as they are read: what :func:`encode` was given, with large counts split.
+) -> Entries:
+    """Some rows as they are read: what :func:`encode` was given, with large counts split.
 
     Parameters
     ----------
+    rows
+        Which ones, in any order, shape (r,).
     indptr, gaps, counts
         From :func:`encode`, (n + 1,), and (nnz,) each.
     n_genes
         How many there are.
-    genes, found
-        Where genes and counts are put, room for nnz of them at least; counts of type
-        :func:`count_dtype`.
 
     Returns
     -------
-    ndarray of int64, shape (n + 1,)
-        Where rows begin and end there.
+    indptr, genes, counts
+        Of these rows, one behind the other: int64 (r + 1,), uint16 or uint32, and of type
+        :func:`count_dtype`.
 
     Raises
     ------
     ValueError
-        Arrays that do not fit, or genes beyond the ``n_genes``.
+        Arrays that do not fit, rows that are not there, or genes beyond the ``n_genes``.
     """
-    if not int(indptr[-1]) == len(gaps) == len(counts) <= min(len(genes), len(found)):
+    if not int(indptr[-1]) == len(gaps) == len(counts):
         raise ValueError(f"{indptr[-1]} entries are told, {len(gaps)} and {len(counts)} are there")
-    if found.dtype != count_dtype(counts.dtype):
-        raise ValueError(f"{counts.dtype} counts are not read as {found.dtype}")
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(indptr) - 1:
+        raise ValueError(f"rows {rows.min()} to {rows.max()} are asked of {len(indptr) - 1}")
     splits = largest(counts.dtype) is not None
+    n_entries = int((indptr[rows + 1] - indptr[rows]).sum())
+    genes = np.empty(n_entries, index_dtype(n_genes))
+    found = np.empty(n_entries, count_dtype(counts.dtype))
     bits = [array if splits else array.view(np.uint32) for array in (counts, found)]
-    starts = np.zeros_like(indptr)
+    starts = np.zeros(len(rows) + 1, np.int64)
     most = LARGEST if splits else 0
-    if not _decode(indptr, gaps, bits[0], n_genes, most, starts, genes, bits[1]):
+    if not _decode(rows, indptr, gaps, bits[0], n_genes, most, starts, genes, bits[1]):
         raise ValueError(f"they name genes beyond the {n_genes} there are")
-    return starts
+    return starts, genes[: starts[-1]], found[: starts[-1]]
 
 
 _DISORDER = -(2**62)
@@ -213,10 +217,11 @@ def _encode_row(genes, counts, start, stop, most_gap, most, to, gaps, found):  #
 
 
 @njit(cache=True, nogil=True)
-def _decode(indptr, gaps, counts, n_genes, most, starts, genes, found):  # type: ignore[no-untyped-def]
+def _decode(rows, indptr, gaps, counts, n_genes, most, starts, genes, found):  # type: ignore[no-untyped-def]
     """Whether all genes are there."""
     to = np.uint64(0)
-    for c in range(len(indptr) - 1):
+    for i in range(len(rows)):
+        c = rows[i]
         start, stop = np.uint64(indptr[c]), np.uint64(indptr[c + 1])
         if start < stop and _is_plainly_coded(gaps, counts, start, stop):
             gene = np.int64(0)
@@ -230,7 +235,7 @@ def _decode(indptr, gaps, counts, n_genes, most, starts, genes, found):  # type:
             to, gene = _decode_row(gaps, counts, start, stop, most, to, genes, found)
         if gene >= n_genes:
             return False
-        starts[c + 1] = to
+        starts[i + 1] = to
     return True
 
 

@@ -19,18 +19,15 @@ import json
 import os
 import weakref
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError
-from tigon.storage.packs.coding import Entries, count_dtype, decode
+from tigon.storage.packs.blocks import PackBlock, StoredBlock, damaged
 from tigon.storage.packs.stretches import STRETCH_BYTES, open_to_read, sum_of_stretch
 from tigon.storage.raw import read_at
 
@@ -40,40 +37,7 @@ FORMAT = 3
 CELL = np.dtype([("position", "<i8"), ("dataset", "<i4"), ("weight", "<f4")])
 """Atlas position, dataset number and weight (one over the total count) of a cell."""
 
-
-_SLAB = 2**17
-"""Entries that are put together at a time: as they are written, they stay in the cache."""
-
 FILES = ("cells.bin", "indptr.bin", "genes.bin", "counts.bin")
-
-
-@dataclass(frozen=True, slots=True)
-class PackBlock:
-    """Consecutive cells of a pack.
-
-    Attributes
-    ----------
-    positions
-        The cells' positions in the atlas, int64, shape (n,).
-    datasets
-        Their datasets, int32, shape (n,).
-    weights
-        One over each cell's total count, float32, shape (n,).
-    indptr
-        int64, shape (n + 1,); begins with 0.
-    genes
-        Selected-gene positions, uint16 or uint32, shape (nnz,); adjacent entries of
-        one gene add up.
-    counts
-        Raw counts, uint16, uint32 or float32, shape (nnz,).
-    """
-
-    positions: NDArray[np.int64]
-    datasets: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    indptr: NDArray[np.int64]
-    genes: NDArray[np.unsignedinteger]
-    counts: NDArray[np.unsignedinteger | np.floating]
 
 
 class Pack:
@@ -156,48 +120,33 @@ class Pack:
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop`` of the pack; not to be written to."""
-        cells = self._part("cells.bin", start, stop)
-        try:
-            entries = self._entries(self._part("indptr.bin", start, stop + 1))
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(
-                f"{self.folder} is damaged (cells {start} to {stop}: {error}): run again to "
-                "rebuild it"
-            ) from error
-        return PackBlock(
-            cells["position"].copy(), cells["dataset"].copy(), cells["weight"].copy(), *entries
-        )
+        return self.stored(start, stop).whole()
 
-    def _entries(self, indptr: NDArray[np.int64]) -> Entries:
-        """Where the entries of each cell begin, genes and counts; put together slab by slab."""
+    def stored(self, start: int, stop: int) -> StoredBlock:
+        """The same as they are written, to be put together tile by tile."""
+        cells = self._part("cells.bin", start, stop)
+        indptr = self._part("indptr.bin", start, stop + 1)
         first, last = int(indptr[0]), int(indptr[-1])
         length = self._files["genes.bin"].length
+        told = f"cells {start} to {stop}"
         if not 0 <= first <= last <= length or (indptr[1:] < indptr[:-1]).any():
-            raise ValueError("some end before they begin, or after the last entry")
-        genes = np.empty(last - first, index_dtype(self.n_genes))
-        counts = np.empty(last - first, count_dtype(self._files["counts.bin"].dtype))
-        starts, n = np.zeros_like(indptr), 0
-        for here in _slabs(indptr):
-            part = indptr[here.start : here.stop + 1]
-            gaps, found = (self._part(name, *part[[0, -1]].tolist()) for name in FILES[2:])
-            begin = decode(part - part[0], gaps, found, self.n_genes, genes[n:], counts[n:])
-            starts[here.start + 1 : here.stop + 1] = n + begin[1:]
-            n += int(begin[-1])
-        return starts, genes[:n], counts[:n]
+            raise damaged(self.folder, told, "some end before they begin, or after the last entry")
+        gaps, counts = (self._part(name, first, last) for name in FILES[2:])
+        return StoredBlock(
+            cells["position"].copy(),
+            cells["dataset"].copy(),
+            cells["weight"].copy(),
+            indptr - first,
+            gaps,
+            counts,
+            self.n_genes,
+            (self.folder, told),
+        )
 
     def _part(self, name: str, start: int, stop: int) -> NDArray[Any]:
         if self._held is not None:
             return self._held[name][start:stop]
         return self._files[name].read(start, stop)
-
-
-def _slabs(indptr: NDArray[np.int64]) -> Iterator[slice]:
-    """Cells whose entries are :data:`_SLAB` or so together."""
-    firsts = np.searchsorted(indptr, np.arange(indptr[0], indptr[-1], _SLAB))
-    for start, stop in pairwise(np.unique([*firsts, len(indptr) - 1]).tolist()):
-        yield slice(start, stop)
 
 
 def write_description(path: Path, told: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tigon.storage.packs.pack import PackBlock
+from tigon.storage.packs.blocks import PackBlock, StoredBlock
 
 
 class CellReader(Protocol):
@@ -33,6 +33,10 @@ class CellReader(Protocol):
 
     def read(self, start: int, stop: int) -> PackBlock:
         """Cells ``start`` to ``stop``; not to be written to."""
+        ...
+
+    def stored(self, start: int, stop: int) -> StoredBlock:
+        """The same as they are written, to be put together tile by tile."""
         ...
 
 
@@ -62,8 +66,12 @@ class PackPart:
         return np.concatenate([np.zeros(0, np.int32), *found])
 
     def read(self, start: int, stop: int) -> PackBlock:
-        """Cells ``start`` to ``stop`` of the part; those of one stretch are not copied."""
-        blocks = [self.pack.read(*cut) for cut in self._cuts(start, stop) or [(0, 0)]]
+        """Cells ``start`` to ``stop`` of the part."""
+        return self.stored(start, stop).whole()
+
+    def stored(self, start: int, stop: int) -> StoredBlock:
+        """The same as they are written; those of one stretch are not copied."""
+        blocks = [self.pack.stored(*cut) for cut in self._cuts(start, stop) or [(0, 0)]]
         return blocks[0] if len(blocks) == 1 else _joined(blocks)
 
     def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -77,17 +85,14 @@ class PackPart:
         return cuts
 
 
-def _joined(blocks: Sequence[PackBlock]) -> PackBlock:
+def _joined(blocks: Sequence[StoredBlock]) -> StoredBlock:
     ends = np.cumsum([0, *(block.indptr[-1] for block in blocks)])
     starts = [block.indptr[:-1] + end for block, end in zip(blocks, ends[:-1], strict=True)]
-    return PackBlock(
-        np.concatenate([block.positions for block in blocks]),
-        np.concatenate([block.datasets for block in blocks]),
-        np.concatenate([block.weights for block in blocks]),
-        np.concatenate([*starts, ends[-1:]]),
-        np.concatenate([block.genes for block in blocks]),
-        np.concatenate([block.counts for block in blocks]),
-    )
+    names = ("positions", "datasets", "weights", "gaps", "counts")
+    joined = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
+    folder, cells = blocks[0].place[0], ", ".join(block.place[1] for block in blocks)
+    indptr = np.concatenate([*starts, ends[-1:]])
+    return StoredBlock(**joined, indptr=indptr, n_genes=blocks[0].n_genes, place=(folder, cells))
 
 
 class SharedReads:
@@ -103,7 +108,7 @@ class SharedReads:
 
     def __init__(self, pack: CellReader, n_blocks: int) -> None:
         self._pack, self._n_blocks = pack, n_blocks
-        self._blocks: OrderedDict[tuple[int, int], Future[PackBlock]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], Future[StoredBlock]] = OrderedDict()
         self._lock = Lock()
 
     @property
@@ -116,7 +121,11 @@ class SharedReads:
         return self._pack.datasets(start, stop)
 
     def read(self, start: int, stop: int) -> PackBlock:
-        """Cells ``start`` to ``stop``; whoever asks first reads, others wait for it."""
+        """Cells ``start`` to ``stop``; not to be written to."""
+        return self.stored(start, stop).whole()
+
+    def stored(self, start: int, stop: int) -> StoredBlock:
+        """The same as they are written; whoever asks first reads, others wait for it."""
         with self._lock:
             known = self._blocks.get((start, stop))
             if known is None:
@@ -126,7 +135,7 @@ class SharedReads:
         if known is not None:
             return known.result()
         try:
-            coming.set_result(self._pack.read(start, stop))
+            coming.set_result(self._pack.stored(start, stop))
         except BaseException as error:
             coming.set_exception(error)
         return coming.result()
