@@ -101,15 +101,23 @@ def assert_same(one: tuple[State, History], other: tuple[State, History]) -> Non
     np.testing.assert_equal(one[1].columns(), other[1].columns())
 
 
-@pytest.mark.parametrize(("per_task", "staleness"), [(1, 0), (2, 0), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("per_task", "staleness", "n_steps"),
+    # After the first epoch mini-batches begin at an offset, and there is one more: 26, 27, 27.
+    [(1, 0, 26 + 2 * 27), (2, 0, 13 + 2 * 14), (1, 2, 26 + 2 * 27), (2, 3, 3 * 16)],
+)
 def test_any_threads_give_the_same_bytes(
-    packed: tuple[Pack, Problem], tmp_path: Path, per_task: int, staleness: int, n_rounds: int
+    packed: tuple[Pack, Problem],
+    tmp_path: Path,
+    per_task: int,
+    staleness: int,
+    n_steps: int,
+    n_rounds: int,
 ) -> None:
     config = config_of(per_task, staleness)
     assert plan_schedule(config, N).rounds == n_rounds
     found = [fit(packed, tmp_path / str(n), config, n) for n in (1, 2, 3)]
-    # After the first epoch mini-batches begin at an offset, and there is one more.
-    assert len(found[0][1].step) == -(-26 // per_task) + 2 * -(-27 // per_task)
+    assert len(found[0][1].step) == n_steps
     assert_same(found[0], found[1])
     assert_same(found[0], found[2])
 

@@ -236,6 +236,22 @@ def test_schedule_visits_every_cell_once_an_epoch() -> None:
             assert epochs[1] != epochs[2]
 
 
+@pytest.mark.parametrize("n_cells", [1, 50, 7000, 1_000_000, 3_000_001])
+@pytest.mark.parametrize("per_task", [1, 3, 8])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_tasks_that_travel_are_even_and_shared_evenly(
+    n_cells: int, per_task: int, epoch: int
+) -> None:
+    config = INMFConfig(minibatches_per_task=per_task, staleness=7)
+    schedule, seed = plan_schedule(config, n_cells), np.random.SeedSequence(0)
+    tasks = schedule.tasks(epoch, seed)
+    assert [cut for task in tasks for cut in task] == schedule.epoch(epoch, seed)
+    sizes = [len(task) for task in tasks]
+    assert max(sizes) - min(sizes) <= 1
+    assert 1 <= min(sizes) <= max(sizes) <= schedule.per_task
+    assert len(tasks) % 4 == 0 or max(sizes) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "n_cells", "per_task", "n_sweeps"),
     [

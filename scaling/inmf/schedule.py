@@ -40,6 +40,10 @@ _CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH = 10_000, 500
 two sweeps: F falls as far then as with smaller steps, in less time
 (``benchmarks/bench_schedule.py steps``)."""
 
+_SHARED = 4
+"""Where tasks travel, those of an epoch are a multiple of it: workers wait for each other at its
+end, and two of them would for most of a task when one is left over."""
+
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
 
@@ -62,6 +66,8 @@ class Schedule:
         Rounds of each epoch but the last; of a single epoch, the last half of which is one.
     n_sweeps
         HALS sweeps of a step.
+    even
+        Tasks of an epoch are of one size, and as many as 2 or 4 workers share evenly.
     """
 
     n_cells: int
@@ -71,6 +77,7 @@ class Schedule:
     per_task: int = 1
     rounds: int = 1
     n_sweeps: int = 1
+    even: bool = False
 
     def is_enough(self, n_epochs: int, *, settled: bool) -> bool:
         """Whether so many epochs are, as F has settled or not."""
@@ -91,7 +98,12 @@ class Schedule:
     def tasks(self, epoch: int, seed: np.random.SeedSequence) -> list[list[Stretch]]:
         """Stretches of the pack by task, in order; together all cells."""
         stretches = self.epoch(epoch, seed)
-        return [stretches[i : i + self.per_task] for i in range(0, len(stretches), self.per_task)]
+        n, size = len(stretches), self.per_task
+        if not self.even:
+            return [stretches[i : i + size] for i in range(0, n, size)]
+        n_tasks = min(n, -(-n // (_SHARED * size)) * _SHARED)
+        edges = [i * n // n_tasks for i in range(n_tasks + 1)]
+        return [stretches[start:stop] for start, stop in pairwise(edges)]
 
     def epoch(self, number: int, seed: np.random.SeedSequence) -> list[Stretch]:
         """Stretches (start, stop) of the pack, one a mini-batch; together all cells."""
@@ -143,7 +155,8 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
         rounds = max(1, _rounds(n_cells, steps, n_datasets))
     else:
         rounds = 1 + _rounds(n_cells // 2, steps // 2, n_datasets)
-    return Schedule(n_cells, steps, *epochs, per_task, rounds, n_sweeps)
+    even = config.staleness > 0
+    return Schedule(n_cells, steps, *epochs, per_task, rounds, n_sweeps, even)
 
 
 def _rounds(n_cells: int, n_minibatches: int, n_datasets: int) -> int:
