@@ -13,7 +13,7 @@ Welch et al. (2019), doi:10.1016/j.cell.2019.05.006.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,26 +31,29 @@ _MOST_LETTERS = 40
 """Of the name of a gene in a message."""
 
 
-def excess_variance(statistics: Statistics, datasets: Datasets) -> NDArray[np.float64]:
-    """log10 s2 - log10(mu c) for genes that pass the test, per dataset.
+def excess_variance(statistics: Statistics, datasets: Datasets) -> Iterator[NDArray[np.float64]]:
+    """log10 s2 - log10(mu c) for genes that pass the test, one dataset after the other.
 
-    Returns
-    -------
-    ndarray of float64, shape (n_datasets, n_genes)
+    Yields
+    ------
+    ndarray of float64, shape (n_genes,)
         The excess for a gene that passes; the excess minus 1000 for one that
         varies but does not pass; -inf for one that is unmeasured or flat.
     """
-    n = datasets.sizes[:, None].astype(np.float64)
-    mean = statistics.first / n
-    variance = (statistics.second - n * mean**2) / np.maximum(n - 1, 1)
-    varies = (variance > _FLAT * mean**2) & datasets.measured & (mean > 0)
-    c = (statistics.inverse_totals / datasets.sizes)[:, None]
-    n_measured = datasets.measured.sum(axis=1)[:, None]
-    bound = mean + ndtri(1 - ALPHA / n_measured / 2) * np.sqrt(mean * c / n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        excess = np.log10(variance) - np.log10(mean * c)
-    passes = (variance / c > bound) & (excess > MARGIN)
-    return np.where(varies, np.where(passes, excess, excess - 1000.0), -np.inf)
+    sums = statistics.first, statistics.second, statistics.inverse_totals
+    n_cells = datasets.sizes.astype(np.float64)
+    for n, measured, first, second, inverse_totals in zip(
+        n_cells, datasets.measured, *sums, strict=True
+    ):
+        mean = first / n
+        variance = (second - n * mean**2) / np.maximum(n - 1, 1)
+        varies = (variance > _FLAT * mean**2) & measured & (mean > 0)
+        c = inverse_totals / n
+        bound = mean + ndtri(1 - ALPHA / measured.sum() / 2) * np.sqrt(mean * c / n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.log10(variance) - np.log10(mean * c)
+        passes = (variance / c > bound) & (excess > MARGIN)
+        yield np.where(varies, np.where(passes, excess, excess - 1000.0), -np.inf)
 
 
 def select_genes(
@@ -92,15 +95,17 @@ def select_genes(
         )
     if n_genes is None or n_genes >= len(detected):
         return detected
-    excess = excess_variance(statistics, datasets)
-    excess[:, ~usable] = -np.inf
-    order = np.argsort(-excess, axis=1, kind="stable")
-    rank = np.empty(excess.shape)
-    np.put_along_axis(rank, order, np.arange(excess.shape[1], dtype=float)[None], axis=1)
-    rank[np.isneginf(excess)] = np.inf
-    best = rank.min(axis=0)
-    known = np.isfinite(rank)
-    mean = np.where(known, rank, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    n_all = len(usable)
+    best, total, n_ranks = np.full(n_all, np.inf), np.zeros(n_all), np.zeros(n_all)
+    for excess in excess_variance(statistics, datasets):
+        excess[~usable] = -np.inf
+        rank = np.empty(n_all)
+        rank[np.argsort(-excess, kind="stable")] = np.arange(n_all)
+        known = ~np.isneginf(excess)
+        best[known] = np.minimum(best[known], rank[known])
+        total[known] += rank[known]
+        n_ranks += known
+    mean = total / np.maximum(n_ranks, 1)
     chosen = np.lexsort((mean, best, ~usable))[:n_genes]
     return np.sort(chosen)
 

@@ -77,7 +77,7 @@ def test_variance_test_is_ligers(adata, atlas: tigon.Atlas) -> None:  # type: ig
     from scipy.stats import norm
 
     datasets, found = datasets_of(atlas, "batch"), statistics_of(atlas, CellFilter())
-    excess = excess_variance(found, datasets)
+    excess = np.array(list(excess_variance(found, datasets)))
     X = adata.X.toarray().astype(float)
     for d, name in enumerate(datasets.names):
         mine = X[(adata.obs["batch"] == name).to_numpy()]
@@ -98,7 +98,7 @@ def test_genes_are_the_union_of_the_best(atlas: tigon.Atlas) -> None:
     genes = select_genes(found, datasets, 20)
     assert len(genes) == 20
     assert (np.diff(genes) > 0).all()
-    excess = excess_variance(found, datasets)
+    excess = np.array(list(excess_variance(found, datasets)))
     for row in excess:
         assert np.argmax(row) in genes
     np.testing.assert_array_equal(select_genes(found, datasets, None), np.arange(60))
