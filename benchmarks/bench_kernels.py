@@ -156,7 +156,7 @@ class Fit:
 
     def quality(self) -> dict[str, float]:
         """Sweeps and KKT residual of the cells of the first dataset in a mini-batch."""
-        tile = self.batches[0][0].cells
+        tile = self.batches[0][0].cells()
         table = metagenes_of(self.problem, self.state.W, self.state.V, 0)
         start = (self.H[0] / factor_sizes(self.state.W))[tile.rows]
         X = self.data.scaled(self.problem.scale[0], slice(0, self.data.batch_cells))[tile.rows]

@@ -230,7 +230,7 @@ def test_blocks_are_read_once_and_failures_told_to_all() -> None:
         def datasets(self, start: int, stop: int) -> Any:
             raise AssertionError
 
-        def read(self, start: int, stop: int) -> Any:
+        def stored(self, start: int, stop: int) -> Any:
             self.read_at.append(start)
             if start == 9:
                 raise InputError("damaged")
@@ -238,14 +238,14 @@ def test_blocks_are_read_once_and_failures_told_to_all() -> None:
 
     pack = Counted()
     shared = SharedReads(pack, n_blocks=2)
-    assert shared.read(0, 1) is shared.read(0, 1)
-    shared.read(1, 2)
-    shared.read(2, 3)  # the first has to go
-    shared.read(0, 1)
+    assert shared.stored(0, 1) is shared.stored(0, 1)
+    shared.stored(1, 2)
+    shared.stored(2, 3)  # the first has to go
+    shared.stored(0, 1)
     assert pack.read_at == [0, 1, 2, 0]
     for _ in range(2):
         with pytest.raises(InputError, match="damaged"):
-            shared.read(9, 10)
+            shared.stored(9, 10)
 
 
 class Stopped(Exception):

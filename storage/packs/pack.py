@@ -10,7 +10,8 @@ A folder of flat little-endian files, derived and disposable:
   its own checksum; written last.
 
 Flat files rather than Zarr: a mini-batch is contiguous in each, and is read at the
-speed of the page cache; putting its entries together takes about as long again.
+speed of the page cache; its entries are put together tile by tile
+(:mod:`tigon.storage.packs.blocks`).
 """
 
 from __future__ import annotations
