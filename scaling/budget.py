@@ -250,6 +250,8 @@ def _stages(
     state = always + moments + state_bytes(n_datasets, n_genes, k) + tiles
     if config.inmf.init == "nndsvd":
         sampled = packed * min(SAMPLE_CELLS, atlas.n_cells)
+        # Of a tile the entries put together, and by gene as well.
+        sampled += 3 * packed * min(TILE_CELLS, atlas.n_cells)
         stages["the start"] = state + sampled + start_bytes(k, n_genes)
     if config.inmf.solver == "online":
         stages["the epochs"] = state + minibatch + touched + starts

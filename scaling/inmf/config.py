@@ -76,7 +76,8 @@ class INMFConfig:
     minibatches_per_task
         Mini-batches that are solved against one version of the metagenes and make up
         one step; "auto" for one, from 500,000 cells on two to four, and four to eight where
-        metagenes may be old, which gives a cluster's workers enough to do.
+        metagenes may be old, which gives a cluster's workers enough to do; there some steps
+        have fewer, so that all have about as many.
     staleness
         How many steps old the metagenes may be that a mini-batch is solved against. On a
         cluster that many tasks more are under way; 0 waits for every one.

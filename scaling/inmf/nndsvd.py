@@ -62,7 +62,7 @@ def nndsvd_state(
     that a dataset does not measure count as much for the others as if all had been measured.
     """
     drawn = init_state(problem, n_components, seed)
-    block = pack.read(0, min(SAMPLE_CELLS, pack.n_cells))
+    block = pack.stored(0, min(SAMPLE_CELLS, pack.n_cells))
     tiles = list(cut_tiles(block))
     scale = _scales(problem, np.bincount(block.datasets, minlength=problem.n_datasets))
     with threadpool_limits(1, "blas"):

@@ -41,8 +41,8 @@ two sweeps: F falls as far then as with smaller steps, in less time
 (``benchmarks/bench_schedule.py steps``)."""
 
 _SHARED = 4
-"""Where tasks travel, those of an epoch are a multiple of it: workers wait for each other at its
-end, and two of them would for most of a task when one is left over."""
+"""Where tasks travel, those of several mini-batches are a multiple of it in an epoch: workers wait
+for each other at its end, and two of them would for most of a task when one is left over."""
 
 Stretch = tuple[int, int]
 """First cell of a mini-batch in the pack, and the one after its last."""
@@ -67,7 +67,8 @@ class Schedule:
     n_sweeps
         HALS sweeps of a step.
     even
-        Tasks of an epoch are of one size, and as many as 2 or 4 workers share evenly.
+        Tasks of an epoch are of one size but for one mini-batch, and as many as 2 or 4 workers
+        share evenly, unless each is one.
     """
 
     n_cells: int
