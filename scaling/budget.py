@@ -230,7 +230,7 @@ def _stages(
     solved = _solved_bytes(atlas.n_cells, n_datasets, n_genes, k)
     # Blocks are there while they are worked on, what is found in them until it is folded.
     running = min(window, config.n_threads)
-    final = running * packed * (solved_cells + min(TILE_CELLS, solved_cells)) + window * solved
+    final = running * packed * _with_a_tile(solved_cells) + window * solved
     # Loadings that are held, and once more with their places as they are put in order.
     final += 16 * n_datasets * k * n_genes + 3 * BUCKET_BYTES
     # Workers count their mini-batches as their tasks'.
@@ -323,6 +323,11 @@ def _solved_bytes(n_cells: int, n_datasets: int, n_genes: int, n_components: int
     return statistics + (4 * n_components + 8) * size
 
 
+def _with_a_tile(n_cells: int) -> int:
+    """Cells that are held as they are written, and those of a tile of them put together."""
+    return n_cells + min(TILE_CELLS, n_cells)
+
+
 def _minibatch_bytes(config: INMFConfig, n_cells: int, cell_bytes: int, window: int) -> int:
     """Mini-batches that are there at once, and the loadings of all cells of a step."""
     size = min(config.minibatch_size, n_cells)
@@ -360,12 +365,12 @@ def _task_bytes(atlas: Atlas, n_datasets: int, config: IntegrateConfig) -> int:
         # Mini-batches and all loadings, the metagenes as sent and as read, and statistics here
         # and waiting.
         problem
-        + packed * (2 * size + min(TILE_CELLS, size))
+        + packed * (size + _with_a_tile(size))
         + 4 * k * step_cells(config.inmf, atlas.n_cells)
         + touched * (metagenes + 20 * k * n_genes)
         + metagenes,
         n_datasets * metagenes
-        + packed * (2 * solved_cells + min(TILE_CELLS, solved_cells))
+        + packed * (solved_cells + _with_a_tile(solved_cells))
         + 2 * solved
         + metagenes,
     )

@@ -102,8 +102,8 @@ def select_genes(
         rank = np.empty(n_all)
         rank[np.argsort(-excess, kind="stable")] = np.arange(n_all)
         known = ~np.isneginf(excess)
-        best[known] = np.minimum(best[known], rank[known])
-        total[known] += rank[known]
+        np.minimum(best, rank, out=best, where=known)
+        np.add(total, rank, out=total, where=known)
         n_ranks += known
     mean = total / np.maximum(n_ranks, 1)
     chosen = np.lexsort((mean, best, ~usable))[:n_genes]

@@ -40,7 +40,7 @@ _CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH = 10_000, 500
 two sweeps: F falls as far then as with smaller steps, in less time
 (``benchmarks/bench_schedule.py steps``)."""
 
-_SHARED = 4
+_SHARED_BY = 4
 """Where tasks travel, those of several mini-batches are a multiple of it in an epoch: workers wait
 for each other at its end, and two of them would for most of a task when one is left over."""
 
@@ -102,7 +102,7 @@ class Schedule:
         n, size = len(stretches), self.per_task
         if not self.even:
             return [stretches[i : i + size] for i in range(0, n, size)]
-        n_tasks = min(n, -(-n // (_SHARED * size)) * _SHARED)
+        n_tasks = min(n, -(-n // (_SHARED_BY * size)) * _SHARED_BY)
         edges = [i * n // n_tasks for i in range(n_tasks + 1)]
         return [stretches[start:stop] for start, stop in pairwise(edges)]
 

@@ -64,7 +64,8 @@ class StoredBlock:
     indptr
         int64, shape (n + 1,); begins with 0.
     gaps, counts
-        Entries of :mod:`tigon.storage.packs.coding`, shape (nnz,).
+        Entries of :mod:`tigon.storage.packs.coding`: genes from the one before, unsigned, and
+        raw counts or parts of them, unsigned or float32, shape (nnz,) each.
     n_genes
         Genes of the pack.
     place
