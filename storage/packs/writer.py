@@ -94,13 +94,16 @@ class BucketWriter:
 
     def __call__(self, bucket: Bucket) -> Sums:
         """The sums of what was written; holds one of the arrays of the bucket."""
-        sums = []
-        for i, dtype in enumerate(self.files.dtypes):
-            with (self.files.folder / _ENTRIES[i]).open("r+b") as file:
-                summed = SummedFile(file, bucket.before * dtype.itemsize)
-                summed.writelines(self.files.read(bucket, i))
-                sums.append(summed.finish())
-        return sums
+        # Who writes to a file has others wait: buckets next to each other begin with another one.
+        order = range(len(_ENTRIES))[:: -1 if bucket.number % 2 else 1]
+        sums = {i: self._write(bucket, i) for i in order}
+        return [sums[i] for i in sorted(sums)]
+
+    def _write(self, bucket: Bucket, array: int) -> list[Piece]:
+        with (self.files.folder / _ENTRIES[array]).open("r+b") as file:
+            summed = SummedFile(file, bucket.before * self.files.dtypes[array].itemsize)
+            summed.writelines(self.files.read(bucket, array))
+            return summed.finish()
 
 
 class PackWriter:
