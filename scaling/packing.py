@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
 """Cells that a task sorts: most bytes of them, and most blocks."""
 
+_RUNS_TOGETHER = 4
+"""Runs that a task writes where tasks travel, one after the other."""
+
 BUCKET_BYTES = 24 * 2**20
 """Cells that a task puts in their place in the pack; it holds an array of them at a time, which
 may be four fifths."""
@@ -219,7 +222,8 @@ def write_pack(
 
     try:
         runs = list(_runs(places, statistics, n_bytes, engine.window))
-        for run, lengths in zip(runs, engine.ordered_map(task, runs), strict=True):
+        written = engine.ordered_map(task, runs, together=_RUNS_TOGETHER)
+        for run, lengths in zip(runs, written, strict=True):
             kept = run.start + np.flatnonzero(run.kept)
             cells = np.empty(len(kept), CELL)
             cells["position"], cells["dataset"] = kept, datasets.codes[kept]

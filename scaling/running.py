@@ -27,7 +27,7 @@ HERE = Cluster()
 OF_FACTORS = ("scaling.packing", "scaling.inmf.tasks", "scaling.inmf.solving")
 """Modules that tasks of an integration need on workers, beside those that all need."""
 
-_OF_ALL = ("scaling.statistics", "storage.sources.tigon_atlas")
+_OF_ALL = ("tigon.scaling.statistics", "tigon.storage.sources.tigon_atlas", "zarr")
 
 
 def check_reachable(atlas: Atlas, cluster: Cluster) -> None:
@@ -126,7 +126,7 @@ def on_workers(
     remove(shared)  # functions of a driver that was killed
     shared.mkdir()
     load_compiler()  # updates run here
-    load = partial(_load, (*_OF_ALL, *tasks.modules))
+    load = partial(_load, (*_OF_ALL, *(f"tigon.{name}" for name in tasks.modules)))
     with (
         cluster.connect(tasks.n_bytes, BASE_BYTES, progress) as client,
         ClusterEngine(client, shared, n_threads, window, tasks.needed, load) as engine,
@@ -137,5 +137,5 @@ def on_workers(
 def _load(modules: Sequence[str]) -> None:
     """On a worker: load what its tasks will need, rather than with the first of them."""
     for name in modules:
-        import_module(f"tigon.{name}")
+        import_module(name)
     load_compiler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
@@ -131,6 +132,25 @@ def test_tasks_travel_together_and_results_are_single(
     assert [first, *found][: n or 1] == (list(range(n)) or [None])
     assert settled(client) == {"tasks": 0, "futures": 0}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(0, []), (3, [1, 1, 1]), (17, [4, 4, 4, 2, 1, 1, 1]), (20, [4, 4, 4, 4, 2, 1, 1])],
+)
+def test_fewer_tasks_travel_together_towards_the_end(
+    engine: ClusterEngine, client: Any, monkeypatch: pytest.MonkeyPatch, n: int, sizes: list[int]
+) -> None:
+    sent: list[str] = []
+    submit = client.submit
+
+    def counted(fn: Any, *args: Any, **options: Any) -> Any:
+        sent.append(args[1])
+        return submit(fn, *args, **options)
+
+    monkeypatch.setattr(client, "submit", counted)
+    assert list(engine.ordered_map(abs, range(n), 2, together=4)) == list(range(n))
+    assert [len(pickle.loads(argument)) for argument in sent] == sizes
 
 
 def test_no_more_than_the_window_is_drawn(engine: ClusterEngine) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent import futures
 from concurrent.futures import CancelledError
 from functools import lru_cache
@@ -137,8 +138,8 @@ class ClusterEngine(ThreadEngine):
         window
             At most this many tasks in flight, or groups of them.
         together
-            So many consecutive tasks are sent as one, and their results come back as one:
-            a round trip costs milliseconds. Results are those of single tasks.
+            So many consecutive tasks are sent as one, fewer towards the end, and their results
+            come back as one: a round trip costs milliseconds. Results are those of single tasks.
 
         Raises
         ------
@@ -146,7 +147,8 @@ class ClusterEngine(ThreadEngine):
             What a task raised; or the cluster was lost.
         """
         if together > 1:
-            groups = self.ordered_map(_Together(fn), _grouped(tasks, together), window)
+            grouped = _grouped(tasks, together, window or self.window)
+            groups = self.ordered_map(_Together(fn), grouped, window)
             yield from chain.from_iterable(groups)
             return
         self._n_maps += 1
@@ -191,11 +193,23 @@ class _Together(Generic[Task, Result]):
         return [self._fn(task) for task in tasks]
 
 
-def _grouped(tasks: Iterable[Task], size: int) -> Iterator[list[Task]]:
-    """Consecutive tasks in lists of ``size``, the last of which may be shorter."""
+class _Group(list[Task]):
+    """Tasks that are sent as one, named as each of them is."""
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self))
+
+
+def _grouped(tasks: Iterable[Task], size: int, window: int) -> Iterator[_Group[Task]]:
+    """Consecutive tasks, ``size`` at a time.
+
+    Where it is known how many there are, fewer at the end, for all workers to have some.
+    """
+    left = len(tasks) if isinstance(tasks, Sized) else sys.maxsize
     source = iter(tasks)
-    while group := list(islice(source, size)):
+    while group := _Group(islice(source, max(1, min(size, left // window)))):
         yield group
+        left -= len(group)
 
 
 class _Flight:
