@@ -30,7 +30,7 @@ ROUND_STEPS = 4
 """Mini-batches of a round at least, two of which may be parts of one."""
 
 _TOGETHER = ((1, 4), 250_000)
-_TOGETHER_WHERE_OLD = ((4, 8), 125_000)
+_TOGETHER_WHERE_OLD = ((4, 12), 80_000)
 """Mini-batches of a step, the fewest and the most, and cells for each of them. On threads steps
 that are fewer stop them less often; an epoch still has fifty. Where tasks travel, and metagenes
 are old anyway, what a task takes besides computing is shared by more of them."""
