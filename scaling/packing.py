@@ -33,8 +33,7 @@ _RUNS_TOGETHER = 4
 """Runs that a task writes where tasks travel, one after the other."""
 
 BUCKET_BYTES = 24 * 2**20
-"""Cells that a task puts in their place in the pack; it holds an array of them at a time, which
-may be four fifths."""
+"""Cells that a task puts in their place in the pack, and holds."""
 
 BUCKET_CELLS, _PLACING_BYTES = 2**16, 64
 """So many cells at most, and of each where it lies and where it goes."""
@@ -154,7 +153,7 @@ def run_bytes(block_bytes: int, packed_bytes: int, n_cells: int) -> int:
     """
     run = max(packed_bytes, min(RUN_BYTES, RUN_BLOCKS * packed_bytes))
     of_cells = -(-packed_bytes // BLOCK_CELLS) * n_cells
-    bucket = min(BUCKET_BYTES, of_cells) * 4 // 5 + _PLACING_BYTES * min(BUCKET_CELLS, n_cells)
+    bucket = min(BUCKET_BYTES, of_cells) + _PLACING_BYTES * min(BUCKET_CELLS, n_cells)
     pieces = 2 * min(PIECE_BYTES, of_cells)
     # A run with its last block and what is taken out of that, or once more as it is written.
     return max(run + max(block_bytes + packed_bytes, run + pieces), bucket + pieces)

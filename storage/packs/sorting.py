@@ -25,6 +25,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from tigon.storage.counts import index_dtype
 from tigon.storage.errors import InputError
 from tigon.storage.packs.stretches import open_to_read
 from tigon.storage.raw import read_at
@@ -130,43 +131,50 @@ class RunFiles:
             aside.unlink(missing_ok=True)
             raise
 
-    def read(self, bucket: Bucket, array: int) -> Iterator[memoryview]:
-        """One array of the rows of a bucket in order of place, in pieces.
+    def read(self, bucket: Bucket) -> list[Iterator[memoryview]]:
+        """Each array of the rows of a bucket in order of place, in pieces.
 
         Notes
         -----
-        Holds the array, and 2 MiB of it twice.
+        Holds the arrays, each until its last piece is taken, and 2 MiB of one twice.
         """
         lengths = bucket.lengths.astype(np.int64)
         # Read run by run, they stand by place within a run.
-        order = np.argsort(bucket.runs, kind="stable")
+        order = np.argsort(bucket.runs.astype(index_dtype(len(bucket.starts))), kind="stable")
         stops = np.empty_like(lengths)
         stops[order] = np.cumsum(lengths[order])
-        yield from join_rows(self._pieces(bucket, array), stops - lengths, stops)
+        return [join_rows(array, stops - lengths, stops) for array in self._pieces(bucket)]
 
-    def _pieces(self, bucket: Bucket, array: int) -> NDArray[Any]:
-        """One array of the rows of a bucket, run behind run."""
+    def _pieces(self, bucket: Bucket) -> list[NDArray[Any]]:
+        """The arrays of the rows of a bucket, run behind run."""
         starts, stops = bucket.starts, bucket.stops
-        found = np.empty(int((stops - starts).sum()), self.dtypes[array])
-        left = found.view(np.uint8)
-        sizes = [dtype.itemsize for dtype in self.dtypes]
+        n_entries = int((stops - starts).sum())
+        found = [np.empty(n_entries, dtype) for dtype in self.dtypes]
+        place = 0
         for run in np.flatnonzero(stops > starts).tolist():
-            path = self._path(run, bucket.section)
-            number = open_to_read(path)
-            try:
-                n_entries = os.fstat(number).st_size // sum(sizes)
-                first = n_entries * sum(sizes[:array]) + int(starts[run]) * sizes[array]
-                n_bytes = int(stops[run] - starts[run]) * sizes[array]
-                n_read = read_at(number, left[:n_bytes], first)
-            finally:
-                os.close(number)
-            if n_read != n_bytes:
-                raise InputError(
-                    f"{path} ends early: an intermediate file was cut short; run again "
-                    "to rebuild it"
-                )
-            left = left[n_read:]
+            n_read = int(stops[run] - starts[run])
+            onto = [array[place : place + n_read] for array in found]
+            self._read_run(self._path(run, bucket.section), int(starts[run]), onto)
+            place += n_read
         return found
+
+    def _read_run(self, path: Path, start: int, onto: Sequence[NDArray[Any]]) -> None:
+        """Entries of a run from ``start`` on, of each array as many as there is room for."""
+        number = open_to_read(path)
+        try:
+            entry_bytes = sum(dtype.itemsize for dtype in self.dtypes)
+            n_entries = os.fstat(number).st_size // entry_bytes
+            before = 0
+            for array in onto:
+                first = n_entries * before + start * array.itemsize
+                if read_at(number, array.view(np.uint8), first) != array.nbytes:
+                    raise InputError(
+                        f"{path} ends early: an intermediate file was cut short; run again "
+                        "to rebuild it"
+                    )
+                before += array.itemsize
+        finally:
+            os.close(number)
 
     def remove(self, section: int, n_runs: int) -> None:
         """Remove what the first ``n_runs`` runs have of a section."""

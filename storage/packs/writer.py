@@ -93,16 +93,17 @@ class BucketWriter:
     files: RunFiles
 
     def __call__(self, bucket: Bucket) -> Sums:
-        """The sums of what was written; holds one of the arrays of the bucket."""
+        """The sums of what was written; holds the arrays of the bucket."""
+        arrays = self.files.read(bucket)
         # Who writes to a file has others wait: buckets next to each other begin with another one.
         order = range(len(_ENTRIES))[:: -1 if bucket.number % 2 else 1]
-        sums = {i: self._write(bucket, i) for i in order}
+        sums = {i: self._write(bucket, i, arrays[i]) for i in order}
         return [sums[i] for i in sorted(sums)]
 
-    def _write(self, bucket: Bucket, array: int) -> list[Piece]:
+    def _write(self, bucket: Bucket, array: int, pieces: Iterator[memoryview]) -> list[Piece]:
         with (self.files.folder / _ENTRIES[array]).open("r+b") as file:
             summed = SummedFile(file, bucket.before * self.files.dtypes[array].itemsize)
-            summed.writelines(self.files.read(bucket, array))
+            summed.writelines(pieces)
             return summed.finish()
 
 
