@@ -29,11 +29,12 @@ of an epoch is smaller, and so may be the round that it is in."""
 ROUND_STEPS = 4
 """Mini-batches of a round at least, two of which may be parts of one."""
 
-_TOGETHER = ((1, 4), 250_000)
+_TOGETHER = ((1, 8), 250_000)
 _TOGETHER_WHERE_OLD = ((4, 12), 80_000)
 """Mini-batches of a step, the fewest and the most, and cells for each of them. On threads steps
-that are fewer stop them less often; an epoch still has fifty. Where tasks travel, and metagenes
-are old anyway, what a task takes besides computing is shared by more of them."""
+that are fewer stop them less often; an epoch still has fifty and, beyond two million cells, more.
+Where tasks travel, and metagenes are old anyway, what a task takes besides computing is shared by
+more of them."""
 
 _CELLS_OF_A_SWEEP, _CELLS_OF_A_SWEEP_EACH = 10_000, 500
 """A step that learns from more cells, in all and of a dataset on average, moves the metagenes with
