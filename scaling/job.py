@@ -42,7 +42,7 @@ _JOB = "job.json"
 _LOCK = "tigon-lock"
 _KEEP = "keep-always"
 """A file that says that the job was to be kept however short."""
-_FORMAT = 4
+_FORMAT = 5
 _STEPS = {
     "prepared.npz": "the first pass",
     "sums-*.npz": "the sums of some passes",
