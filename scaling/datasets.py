@@ -60,7 +60,9 @@ class Datasets:
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Cells per dataset, shape (n_datasets,)."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+        sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+        sizes.flags.writeable = False  # it is everybody's
+        return sizes
 
     def keep(self, kept: NDArray[np.bool_]) -> Datasets:
         """The same datasets with cells outside ``kept`` (n_cells,) left out."""

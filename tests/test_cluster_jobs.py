@@ -209,17 +209,18 @@ def deadly(mark: Path) -> None:
     import os
     import signal
 
-    from tigon.storage.packs.sorting import RunFiles
+    from tigon.storage.packs.writer import BucketWriter
 
-    whole = RunFiles.read
+    whole = BucketWriter._write
 
-    def fatal(self: RunFiles, bucket: Any, array: int) -> Iterator[bytes]:
+    def fatal(self: BucketWriter, bucket: Any, array: int, pieces: Any) -> Any:
         if array == 1:
+            assert bucket.number % 2 == 0, "it begins with the counts"
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, bucket, array)
+        return whole(self, bucket, array, pieces)
 
-    RunFiles.read = fatal  # type: ignore[method-assign]
+    BucketWriter._write = fatal  # type: ignore[method-assign]
 
 
 def test_a_worker_is_killed_while_it_writes_the_pack(

@@ -266,7 +266,7 @@ def test_tasks_that_travel_are_even_and_shared_evenly(
         ({"minibatches_per_task": 4}, 20_000, 1, 1),
         ({"staleness": 7}, 12_000, 1, 1),
         ({"staleness": 7}, 200_000, 4, 2),
-        ({"staleness": 7}, 750_000, 9, 2),
+        ({"staleness": 7}, 750_000, 7, 2),
         ({"staleness": 7}, 100_000_000, 12, 2),
         ({"n_sweeps": 1}, 1_000_000, 4, 1),
         ({"minibatch_size": 1000}, 1_000_000, 4, 1),

@@ -10,7 +10,7 @@ from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
 
 MIN_EPOCHS = 5
-MIN_STEPS = 200
+MIN_SWEEPS = 200
 MAX_EPOCHS = 60
 MAX_ITERATIONS = 500
 
@@ -65,7 +65,7 @@ class INMFConfig:
         "online": mini-batches, each of which improves the metagenes; "batch": all cells are
         solved before the metagenes are improved.
     n_epochs
-        Passes over the pack, or "auto": at least 5 epochs and 200 steps, then
+        Passes over the pack, or "auto": at least 5 epochs and 200 sweeps, then
         until an epoch lowers F by less than ``tol_objective``, at most 60; where epochs have
         rounds (:mod:`tigon.scaling.inmf.schedule`), one more then. Of the batch
         solver iterations at most; "auto" for 500.
@@ -75,7 +75,7 @@ class INMFConfig:
         Cells that are read at a time; never more than a tenth of the cells.
     minibatches_per_task
         Mini-batches that are solved against one version of the metagenes and make up
-        one step; "auto" for one, from 500,000 cells on two to four, and four to eight where
+        one step; "auto" for one, from 500,000 cells on two to eight, and four to twelve where
         metagenes may be old, which gives a cluster's workers enough to do; there some steps
         have fewer, so that all have about as many.
     staleness

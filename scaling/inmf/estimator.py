@@ -60,7 +60,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Variable genes to select, "all", or a list of gene names.
     n_epochs
         Passes over the selected genes, or "auto" (at least 5 epochs and 200
-        steps, until F settles).
+        sweeps, until F settles).
     polish
         Batch iterations at most after the epochs, as :class:`tigon.INMF` does them, or
         "auto": until F settles.

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_STEPS, INMFConfig
+from tigon.scaling.inmf.config import MAX_EPOCHS, MIN_EPOCHS, MIN_SWEEPS, INMFConfig
 from tigon.scaling.inmf.state import Problem
 
 ROUND_CELLS, ROUND_CELLS_EACH, MOST_ROUNDS = 40_000, 2000, 10
@@ -30,7 +30,7 @@ ROUND_STEPS = 4
 """Mini-batches of a round at least, two of which may be parts of one."""
 
 _TOGETHER = ((1, 8), 250_000)
-_TOGETHER_WHERE_OLD = ((4, 12), 80_000)
+_TOGETHER_WHERE_OLD = ((4, 12), 100_000)
 """Mini-batches of a step, the fewest and the most, and cells for each of them. On threads steps
 that are fewer stop them less often; an epoch still has fifty and, beyond two million cells, more.
 Where tasks travel, and metagenes are old anyway, what a task takes besides computing is shared by
@@ -142,14 +142,15 @@ def plan_schedule(config: INMFConfig, n_cells: int, n_datasets: int = 1) -> Sche
     """Steps and epochs for a pack of ``n_cells``.
 
     A mini-batch is at most a tenth of the cells; "auto" means at least 5 epochs
-    and 200 steps. Epochs have several rounds where cells and datasets allow for them.
+    and 200 sweeps over the metagenes. Epochs have several rounds where cells and datasets
+    allow for them.
     """
     size = max(1, min(config.minibatch_size, n_cells // 10))
     steps = -(-n_cells // size)
     per_task = max(1, min(_together(config, n_cells), steps // 10))
     n_sweeps = _sweeps(config, per_task * size, n_datasets)
     if config.n_epochs == "auto":
-        fewest = max(MIN_EPOCHS, -(-MIN_STEPS * per_task // steps))
+        fewest = max(MIN_EPOCHS, -(-MIN_SWEEPS * per_task // (steps * n_sweeps)))
         epochs = fewest, max(fewest, MAX_EPOCHS)
     else:
         epochs = config.n_epochs, config.n_epochs
