@@ -287,6 +287,25 @@ def test_steps_of_many_cells_have_several_minibatches(
 
 
 @pytest.mark.parametrize(
+    ("options", "n_cells", "fewest"),
+    [
+        ({}, 10_000, 20),  # ten steps of one sweep an epoch
+        ({}, 200_000, 5),
+        ({}, 1_000_000, 5),
+        ({"staleness": 7}, 12_000, 20),
+        ({"staleness": 7}, 200_000, 10),  # ten steps of two sweeps
+        ({"staleness": 7}, 1_000_000, 5),
+        ({"staleness": 7}, 100_000_000, 5),
+        ({"staleness": 7, "n_sweeps": 1}, 1_000_000, 10),
+    ],
+)
+def test_epochs_are_at_least_five_and_two_hundred_sweeps(
+    options: dict[str, Any], n_cells: int, fewest: int
+) -> None:
+    assert plan_schedule(INMFConfig(**options), n_cells, n_datasets=8).min_epochs == fewest
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"n_components": 0}, "n_components is 0"),
