@@ -33,7 +33,7 @@ _STRETCH_CELLS = 1 << 16
 """Cells whose pairs of numbers are held at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # without slots, as sizes are kept
 class Datasets:
     """The datasets of an atlas.
 
@@ -61,7 +61,7 @@ class Datasets:
     def sizes(self) -> NDArray[np.int64]:
         """Cells per dataset, shape (n_datasets,)."""
         sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
-        sizes.flags.writeable = False  # it is everybody's
+        sizes.flags.writeable = False  # all who ask share it
         return sizes
 
     def keep(self, kept: NDArray[np.bool_]) -> Datasets:
@@ -142,7 +142,7 @@ def distinct_pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> list[
         a, b = (column[start : start + _STRETCH_CELLS] for column in (first, second))
         both = (a >= 0) & (b >= 0)
         pairs = a[both].astype(np.int64) * n_second + b[both]
-        # Cells of a dataset mostly stand together: what is not as before is sorted alone.
+        # Neighbours mostly have the same pair: only where it changes is it looked at.
         found.update(np.unique(pairs[np.diff(pairs, prepend=-1) != 0]).tolist())
     return [divmod(pair, n_second) for pair in sorted(found)]
 

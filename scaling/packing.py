@@ -30,7 +30,8 @@ RUN_BYTES, RUN_BLOCKS = 16 * 2**20, 8
 """Cells that a task sorts: most bytes of them, and most blocks."""
 
 _RUNS_TOGETHER = 4
-"""Runs that a task writes where tasks travel, one after the other."""
+"""Runs that are sent to a worker as one at most, where tasks travel: a round trip takes
+milliseconds."""
 
 BUCKET_BYTES = 24 * 2**20
 """Cells that a task puts in their place in the pack, and holds."""

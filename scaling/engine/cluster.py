@@ -203,7 +203,8 @@ class _Group(list[Task]):
 def _grouped(tasks: Iterable[Task], size: int, window: int) -> Iterator[_Group[Task]]:
     """Consecutive tasks, ``size`` at a time.
 
-    Where it is known how many there are, fewer at the end, for all workers to have some.
+    Where it is known how many there are, a group takes no more than a share of those that are left
+    for each of ``window`` places, so that all workers have some at the end.
     """
     left = len(tasks) if isinstance(tasks, Sized) else sys.maxsize
     source = iter(tasks)

@@ -9,10 +9,12 @@ from typing import Literal, Self, get_args
 from tigon.scaling.checking import check_number, check_whole
 from tigon.storage.errors import InputError
 
-MIN_EPOCHS = 5
-MIN_SWEEPS = 200
-MAX_EPOCHS = 60
-MAX_ITERATIONS = 500
+MIN_EPOCHS, MIN_SWEEPS = 5, 200
+"""Of a fit of automatic length at least. A step of two sweeps counts twice, so that large steps
+need no more epochs than small ones."""
+
+MAX_EPOCHS, MAX_ITERATIONS = 60, 500
+"""Where F has not settled by then, the fit ends all the same."""
 
 CLUSTER_STALENESS = 7
 """On a cluster unless another is asked for, as benchmarks/bench_schedule.py measured it: what the

@@ -70,7 +70,7 @@ class OnlineINMF(BaseEstimator):  # type: ignore[misc]
         Mini-batches that make up one step, and how many steps old the metagenes may
         be that they are solved against: see :class:`tigon.scaling.inmf.config.INMFConfig`.
         By default they are 0 steps old on threads, 7 on a cluster. "auto": 1, of many cells up
-        to 4, and where metagenes may be old 4 to 8.
+        to 8, and where metagenes may be old 4 to 12.
     n_sweeps
         HALS sweeps over W and V per step; "auto": 1, and 2 in steps of more than 10,000 cells and
         500 of a dataset.

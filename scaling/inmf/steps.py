@@ -1,4 +1,4 @@
-"""One step: fold a mini-batch's statistics into the state, then update W and V.
+"""One step: fold a task's statistics into the state, then update W and V.
 
 W and V_i are updated by HALS with the statistics fixed; for gene g, with S and T
 as in ``state``:
@@ -42,14 +42,14 @@ def apply_step(
     *,
     tabulate: Collection[int] = (),
 ) -> dict[int, MetageneTable]:
-    """Take in what a mini-batch found and improve the metagenes, in place.
+    """Take in what a task found and improve the metagenes, in place.
 
     Parameters
     ----------
     state, problem
         The state, updated, and what is factorised.
     deltas
-        Statistics of the mini-batch by dataset; emptied.
+        Statistics of the task by dataset; emptied.
     n_sweeps
         HALS sweeps.
     engine

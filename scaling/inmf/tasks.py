@@ -170,7 +170,7 @@ class Solver:
         return Found(deltas, loss, sum(len(H) for _, H in solved))
 
     def _tables(
-        self, version: Version, known: dict[int, Any], spread: Spread
+        self, version: Version, known: dict[int, MetageneTable], spread: Spread
     ) -> dict[int, MetageneTable]:
         new = sorted(version.V.keys() - known.keys())
         begun = [tabulation_of(self.problem, version.W, version.V, d) for d in new]

@@ -143,9 +143,9 @@ class RunFiles:
         order = np.argsort(bucket.runs.astype(index_dtype(len(bucket.starts))), kind="stable")
         stops = np.empty_like(lengths)
         stops[order] = np.cumsum(lengths[order])
-        return [join_rows(array, stops - lengths, stops) for array in self._pieces(bucket)]
+        return [join_rows(array, stops - lengths, stops) for array in self._gathered(bucket)]
 
-    def _pieces(self, bucket: Bucket) -> list[NDArray[Any]]:
+    def _gathered(self, bucket: Bucket) -> list[NDArray[Any]]:
         """The arrays of the rows of a bucket, run behind run."""
         starts, stops = bucket.starts, bucket.stops
         n_entries = int((stops - starts).sum())
@@ -160,21 +160,21 @@ class RunFiles:
 
     def _read_run(self, path: Path, start: int, onto: Sequence[NDArray[Any]]) -> None:
         """Entries of a run from ``start`` on, of each array as many as there is room for."""
-        number = open_to_read(path)
+        descriptor = open_to_read(path)
         try:
             entry_bytes = sum(dtype.itemsize for dtype in self.dtypes)
-            n_entries = os.fstat(number).st_size // entry_bytes
-            before = 0
+            n_entries = os.fstat(descriptor).st_size // entry_bytes
+            bytes_before = 0  # of an entry, in the arrays before
             for array in onto:
-                first = n_entries * before + start * array.itemsize
-                if read_at(number, array.view(np.uint8), first) != array.nbytes:
+                first = n_entries * bytes_before + start * array.itemsize
+                if read_at(descriptor, array.view(np.uint8), first) != array.nbytes:
                     raise InputError(
                         f"{path} ends early: an intermediate file was cut short; run again "
                         "to rebuild it"
                     )
-                before += array.itemsize
+                bytes_before += array.itemsize
         finally:
-            os.close(number)
+            os.close(descriptor)
 
     def remove(self, section: int, n_runs: int) -> None:
         """Remove what the first ``n_runs`` runs have of a section."""

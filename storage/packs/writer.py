@@ -25,6 +25,7 @@ from tigon.storage.packs.sorting import Bucket, Rows, RunFiles
 from tigon.storage.packs.stretches import Piece, SummedFile, sums_of_stretches
 
 _INDPTR_CELLS = 2**20
+"""Cells whose running sums are held at once, 8 MiB of them."""
 
 N_SECTIONS = 8
 """Parts of the pack, of which each takes the room of what was sorted for the one before."""
@@ -94,11 +95,12 @@ class BucketWriter:
 
     def __call__(self, bucket: Bucket) -> Sums:
         """The sums of what was written; holds the arrays of the bucket."""
-        arrays = self.files.read(bucket)
+        pieces = self.files.read(bucket)
+        sums: Sums = [[] for _ in _ENTRIES]
         # Who writes to a file has others wait: buckets next to each other begin with another one.
-        order = range(len(_ENTRIES))[:: -1 if bucket.number % 2 else 1]
-        sums = {i: self._write(bucket, i, arrays[i]) for i in order}
-        return [sums[i] for i in sorted(sums)]
+        for i in range(len(_ENTRIES))[:: -1 if bucket.number % 2 else 1]:
+            sums[i] = self._write(bucket, i, pieces[i])
+        return sums
 
     def _write(self, bucket: Bucket, array: int, pieces: Iterator[memoryview]) -> list[Piece]:
         with (self.files.folder / _ENTRIES[array]).open("r+b") as file:

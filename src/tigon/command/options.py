@@ -220,7 +220,7 @@ MinibatchesPerTask = Annotated[
     typer.Option(
         metavar="N|auto",
         help="Mini-batches of a step: more give a cluster's workers enough to do. auto: 1, of many "
-        "cells up to 4, and where metagenes may be old 4 to 8.",
+        "cells up to 8, and where metagenes may be old 4 to 12.",
         rich_help_panel=FACTORS,
     ),
 ]
