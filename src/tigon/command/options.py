@@ -169,7 +169,8 @@ MemoryLimit = Annotated[
     str,
     typer.Option(
         metavar="SIZE",
-        help="Never use more memory than this: 512MiB, 2GiB, ...",
+        help="Never use more memory than this: 512MiB, 2GiB, ... Workers take some 300 MiB each "
+        "beside it.",
         rich_help_panel=MACHINE,
     ),
 ]
